@@ -1,11 +1,11 @@
 """The core of every contrastive loss: log-sums of exp over all pairs, differentiable, over all processes.
 
 With z_i . z_k the similarity of two rows and s = 1 / tau, the core is log sum_k exp(s z_i . z_k), and each
-loss adds its own positives to it. What computes the sums is chosen: `tiles` in plain torch, which runs
-everywhere, or `fused`, a Triton kernel, where a measurement on the GPU finds it faster.
+loss adds its own positives to it. What computes the sums is chosen: `tiled` in plain torch, which runs
+everywhere, or `triton_kernels`, where a measurement on the GPU finds it faster.
 
-Over several processes each answers for its own rows and meets everyone's: `tiles` one process's rows after
-the other's, so that no process ever holds all of them, and `fused` all at once. The gradient at its rows is
+Over several processes each answers for its own rows and meets everyone's: `tiled` one process's rows after
+the other's, so that no process ever holds all of them, and `triton_kernels` all at once. The gradient at its rows is
 that of the sum of all processes' values: what another's anchor asks of our rows is found here, by
 symmetry, from that anchor's log-sum and gradient, so that no gradient of rows has to travel.
 """
@@ -189,7 +189,7 @@ def log_sums(z: Tensor, scale: Tensor, wide: bool, partners: bool = False) -> Te
     Args:
         z: (n, d) rows of length 1, float32 or float64; as many on every process, and compared with all.
         scale: () of z's dtype and device, above 0; may ask for its gradient.
-        wide: whether the scale may be above `tiles.WIDEST`, which costs a second exp.
+        wide: whether the scale may be above `tiled.WIDEST`, which costs a second exp.
         partners: leave out row i's partner too, the row n / 2 further on, or back.
 
     Returns:
@@ -226,7 +226,7 @@ def cross_log_sums(
         a: (n, d) rows of length 1, float32 or float64.
         b: (m, d) rows of length 1, of the same dtype.
         scale: () of their dtype and device, above 0; may ask for its gradient.
-        wide: whether the scale may be above `tiles.WIDEST`.
+        wide: whether the scale may be above `tiled.WIDEST`.
         both: whether the second is wanted.
         shared: whether to use the b of all processes, as many rows on each; else this process's alone.
         names: (n,) integers; of pairs with the same one, each meets only its own. None: all meet.

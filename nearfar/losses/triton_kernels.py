@@ -1,4 +1,4 @@
-"""The same sums as `tiles`, as two Triton kernels for CUDA: no tile of similarities ever leaves the chip.
+"""The same sums as `tiled`, as two Triton kernels for CUDA: no tile of similarities ever leaves the chip.
 
 One kernel keeps a running log-sum-exp for a block of rows while it walks over all columns; the other
 walks again and gathers the gradient of that block. The maximum is each row's own, so any scale is safe
@@ -135,7 +135,7 @@ def _pull(
 
 
 def square(z: Tensor, own: range, scale: Tensor, wide: bool, partners: bool) -> Tensor:
-    """As `tiles.square`, in float32; any scale is safe."""
+    """As `tiled.square`, in float32; any scale is safe."""
     mine = z[own.start : own.stop]
     return _sums(mine, z, scale, own.start, max(1, len(own) // 2), SELF=True, PARTNERS=partners)
 
@@ -143,7 +143,7 @@ def square(z: Tensor, own: range, scale: Tensor, wide: bool, partners: bool) -> 
 def square_pull(
     z: Tensor, own: range, scale: Tensor, wide: bool, partners: bool, logs: Tensor, grads: Tensor
 ) -> Tensor:
-    """As `tiles.square_pull`."""
+    """As `tiled.square_pull`."""
     mine, both = z[own.start : own.stop], slice(own.start, own.stop)
     return _pull(
         mine, z, scale, (logs[both], logs), (grads[both], grads),
@@ -152,7 +152,7 @@ def square_pull(
 
 
 def cross(a: Tensor, b: Tensor, scale: Tensor, wide: bool, both: bool) -> tuple[Tensor, Tensor | None]:
-    """As `tiles.cross`."""
+    """As `tiled.cross`."""
     return _sums(a, b, scale), _sums(b, a, scale) if both else None
 
 
@@ -165,7 +165,7 @@ def cross_pull(
     grads: Directions,
     wanted: tuple[bool, bool],
 ) -> Directions:
-    """As `tiles.cross_pull`."""
+    """As `tiled.cross_pull`."""
     return (
         _pull(a, b, scale, logs, grads) if wanted[0] else None,
         _pull(b, a, scale, logs[::-1], grads[::-1]) if wanted[1] else None,

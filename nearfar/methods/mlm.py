@@ -68,6 +68,15 @@ class MLM(NamesTokens):
         self.g = nn.Sequential(nn.Linear(f.dim, f.dim), nn.GELU(), nn.LayerNorm(f.dim))
         self.bias = nn.Parameter(torch.zeros(parts_of(f.net).table.num_embeddings))
 
+    @classmethod
+    def fitted(cls, config: Config, views: Any) -> Config:
+        """Refuse a tokenizer with a word in the place of [MASK]."""
+        if getattr(views, "tokenizer", None):
+            from ..text.tokenizer import check_mask
+
+            check_mask(views.tokenizer)
+        return config
+
     def views(self, views: Any) -> tuple[Any, ...]:
         """Take each text once, as it is."""
         return (replace(views, deletion=0.0),)

@@ -255,7 +255,7 @@ def _optional_json(path: Path) -> dict[str, Any]:
 def licence(folder: Path) -> str:
     """Read the licence that a model card's head names."""
     try:
-        text = (folder / "README.md").read_text(encoding="utf-8")
+        text = (folder / "README.md").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
     head = re.match(r"---\n(.*?)\n---", text, re.DOTALL)

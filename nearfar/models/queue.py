@@ -25,7 +25,7 @@ class Queue(nn.Module):
     place: Tensor
 
     def __init__(self, size: int, width: int) -> None:
-        """Fill the queue with random rows; inside `nets.seeded` they are those of its name.
+        """Fill the queue with random rows; inside `models.seeded` they are those of its name.
 
         Args:
             size: rows it holds.

@@ -145,8 +145,11 @@ def open_folder(folder: Path, whole: Path) -> tuple[Encoder, TextPreprocess]:
     config = {name: held[name] for name in (key.rstrip("?") for key in SHAPE) if name in held}
     if held.get("hidden_act", "gelu") != "gelu" or config["hidden_size"] % config["num_attention_heads"]:
         raise NearfarError(f"{where} is of a BERT of another make than nearfar builds; give one with gelu.")
-    first = optional_object(whole / "1_Pooling" / "config.json").get("pooling_mode_cls_token")
-    config["pooling"] = "first" if first else "mean"
+    if held.get("position_embedding_type", "absolute") != "absolute":
+        raise NearfarError(
+            f"{where} is of a BERT whose tokens have no places of their own; give another one."
+        )
+    config["pooling"] = _pooling(whole)
     limit = optional_object(whole / "sentence_bert_config.json").get("max_seq_length")
     size = min(limit if isinstance(limit, int) and limit > 2 else 512, config["max_position_embeddings"])
     encoder = build(config, size)
@@ -160,4 +163,46 @@ def open_folder(folder: Path, whole: Path) -> tuple[Encoder, TextPreprocess]:
         )
     encoder.net.load_state_dict({name: state[name] for name in wanted})
     encoder.untrained = False
-    return encoder.eval(), TextPreprocess(size, tokenizer.read(folder / tokenizer.FILE))
+    words = tokenizer.read(folder / tokenizer.FILE)
+    if tokenizer.count(words) > config["vocab_size"]:
+        raise NearfarError(
+            f"{folder / tokenizer.FILE} has {tokenizer.count(words):,} tokens and the model beside it "
+            f"{config['vocab_size']:,}; the two belong to others."
+        )
+    return encoder.eval(), TextPreprocess(size, words)
+
+
+def _pooling(whole: Path) -> str:
+    """Read how a folder of sentence-transformers makes one vector of its tokens: "mean" or "first".
+
+    Raises:
+        NearfarError: it does so in another way, or changes the vector afterwards.
+    """
+    where, place = whole / "modules.json", "1_Pooling"
+    if where.is_file():
+        modules = loads(where.read_bytes())
+        check_shape(modules, [{"path": str, "type": str}], f"{where}: ")
+        for module in modules[1:]:  # the first is the network
+            kind = module["type"].rpartition(".")[2]
+            if kind == "Pooling":
+                place = module["path"]
+            elif kind != "Normalize":  # which only makes vectors as long as each other
+                raise NearfarError(
+                    f"{where} names a module {kind}, which nearfar does not build; give a model of a BERT "
+                    "and its pooling alone."
+                )
+    held = optional_object(whole / place / "config.json")
+    chosen = sorted(
+        name.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
+        for name, on in held.items()
+        if name.startswith("pooling_mode_") and on is True
+    )
+    if isinstance(held.get("pooling_mode"), str):
+        chosen = [held["pooling_mode"]]
+    found = {"mean": "mean", "cls": "first"}.get(" and ".join(chosen) or "mean")
+    if found is None:
+        raise NearfarError(
+            f"{whole / place / 'config.json'} makes vectors of tokens by {' and '.join(chosen)}, which nearfar "
+            "does not build; give a model with their mean or the first token."
+        )
+    return found

@@ -109,7 +109,14 @@ def choose(
     if own is not None:
         return {"tokenizer": read(own)}
     if asked.get("tokenizer"):
-        return {"tokenizer": read(Path(str(asked["tokenizer"])))}
+        path = Path(str(asked["tokenizer"]))
+        digest = read(path)
+        if count(digest) > VOCABULARY:
+            raise NearfarError(
+                f"{path} has {count(digest):,} tokens, and networks of nearfar for texts {VOCABULARY:,} at most; "
+                "give a smaller one, or leave --tokenizer out."
+            )
+        return {"tokenizer": digest}
     made = ""
     if distributed.first():
         progress.say("training a tokenizer on the texts")
@@ -191,13 +198,29 @@ def _move(processor: Any) -> None:
 
 
 def count(digest: str) -> int:
-    """Count the tokens of a tokenizer.
+    """Count the tokens of a tokenizer, and numbers below the greatest that no token has.
 
     Args:
         digest: from `register`.
     """
-    found: int = _of(digest)[1].get_vocab_size(True)
-    return found
+    return 1 + max(_of(digest)[1].get_vocab(True).values())
+
+
+def check_mask(digest: str) -> None:
+    """Refuse a tokenizer whose token `MASK` is a word, for a method that hides others behind it.
+
+    Args:
+        digest: from `register`.
+
+    Raises:
+        NearfarError: it is none of those that are written as [MASK] or <mask>.
+    """
+    name = str(_of(digest)[1].id_to_token(MASK))
+    if (name[:1], name[-1:]) not in (("[", "]"), ("<", ">")):
+        raise NearfarError(
+            f"token {MASK} of --tokenizer is {name!r}, and this method hides tokens behind it; give one whose "
+            f"token {MASK} is [MASK], or leave --tokenizer out."
+        )
 
 
 @functools.cache
@@ -212,7 +235,7 @@ def sentence_marks(digest: str) -> npt.NDArray[np.bool_]:
         whether a blank is before it, or all True where tokens do not say so.
     """
     made = _of(digest)[1]
-    numbers = range(max(made.get_vocab(True).values()) + 1)
+    numbers = range(count(digest))
     texts = [made.decode([number], skip_special_tokens=False) for number in numbers]
     found = np.array(
         [[text.rstrip(_QUOTES).endswith(_MARKS), "\n" in text, text[:1].isspace()] for text in texts]
