@@ -221,3 +221,18 @@ def test_mistakes_are_sentences(run: nearfar.training.run.Run, labelled: Path, t
         nearfar.explain(run, test, pair=["angle0/000.png", "angle0/000.png"])
     with pytest.raises(NearfarError, match="needs 16 or more"):
         nearfar.explain(run, test / "angle0")
+
+
+def test_images_of_one_vector_are_refused(run: nearfar.training.run.Run, tmp_path: Path) -> None:
+    for number in range(16):
+        Image.fromarray(picture(3)).save(tmp_path / f"{number}.png")
+    with pytest.raises(NearfarError, match="the vectors of all 16 images are the same"):
+        nearfar.explain(run, tmp_path)
+
+
+def test_shares_of_vectors_that_do_not_vary_are_numbers() -> None:
+    generator = torch.Generator().manual_seed(0)
+    kept, held = torch.randn(40, 6, generator=generator), torch.ones(4, 6)
+    assert dictionary.fit(kept, size=8, active=2, steps=20).explained(held) == 0
+    assert dictionary.principal(kept, held, 2) == 0
+    assert dictionary.differ(kept) and not dictionary.differ(held * (1 + 1e-7 * torch.randn(4, 1)))

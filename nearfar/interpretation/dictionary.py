@@ -21,6 +21,7 @@ SIZE, ACTIVE = 128, 8  # features in the dictionary, and how many of them make u
 STEPS, BATCH, RATE = 600, 256, 3e-3
 UNUSED = 50  # steps without use, from which a feature counts as dead
 DEAD_SHARE = 1 / 32  # weight of the loss that brings dead features back
+ROUNDING = 1e-5  # of vectors' length, by which those of equal images may differ
 NAMING = 20  # images by which a feature is named and its name is tested, half each
 
 
@@ -60,9 +61,8 @@ class Dictionary:
         return activations @ self.directions * self.scale + self.centre
 
     def explained(self, vectors: Tensor) -> float:
-        """Tell the share of the variance of some vectors (n, d) that the dictionary explains."""
-        rest = (vectors - self.decode(self.encode(vectors))).square().sum()
-        return 1 - float(rest / (vectors - vectors.mean(0)).square().sum())
+        """Tell the share of the variance of some vectors (n, d) that the dictionary explains; 0 where all are one."""
+        return _share(vectors - self.decode(self.encode(vectors)), vectors)
 
 
 def _strongest(x: Tensor, active: int) -> Tensor:
@@ -197,5 +197,16 @@ def principal(vectors: Tensor, held: Tensor, active: int) -> float:
     """
     _, _, axes = torch.linalg.svd(vectors - vectors.mean(0), full_matrices=False)
     x = held - vectors.mean(0)
-    rest = (x - x @ axes[:active].T @ axes[:active]).square().sum()
-    return 1 - float(rest / (held - held.mean(0)).square().sum())
+    return _share(x - x @ axes[:active].T @ axes[:active], held)
+
+
+def differ(vectors: Tensor) -> bool:
+    """Tell whether vectors (n, d) are not all one and the same, but for rounding."""
+    return bool((vectors - vectors.mean(0)).norm() > ROUNDING * vectors.norm())
+
+
+def _share(rest: Tensor, vectors: Tensor) -> float:
+    """Tell which share of the variance of vectors (n, d) is not in the rest (n, d); 0 where they have none."""
+    if not differ(vectors):
+        return 0.0
+    return 1 - float(rest.square().sum() / (vectors - vectors.mean(0)).square().sum())

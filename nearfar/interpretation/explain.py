@@ -280,6 +280,9 @@ def explained(
 
     Returns:
         The figures.
+
+    Raises:
+        NearfarError: there are too few images, or all have the same vector.
     """
     if len(dataset) < LEAST:
         raise NearfarError(f"{counted(len(dataset), 'image')} can be used; explain needs {LEAST} or more.")
@@ -287,6 +290,11 @@ def explained(
     if vectors is None:
         progress.say("encoding the images")
         vectors = torch.from_numpy(finite(features(encoder, dataset, run.preprocess, device=where)))
+    if not dictionary.differ(vectors):
+        raise NearfarError(
+            f"the vectors of all {len(vectors):,} images are the same, so nothing makes some of them similar; "
+            "give images that differ, or train the encoder longer."
+        )
     fewer = 1 if is_small(run.preprocess.size) and not brief else LARGE
     progress.say("finding the parts of similar images")
     pairs, deletion = _parts(run, dataset, vectors, asked, PAIRS // fewer, where)

@@ -29,6 +29,8 @@ def blocks(run: Run, sampled: ImageSample) -> Blocks:
     """
     if len(sampled) < FEWEST:
         return [Note(f"{len(sampled)} images are too few to tell what features see; {FEWEST} are needed.")]
+    if not dictionary.differ(sampled.features):
+        return [Note("What features see is not shown: the vectors of all images are the same.")]
     found = explained(run, sampled.dataset, vectors=sampled.features, brief=True)
     return [_parts(run, found, sampled), _features(found, sampled), _curves(found)]
 
