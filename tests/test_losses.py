@@ -197,6 +197,14 @@ def test_supcon_with_a_label_an_image_is_nt_xent_and_takes_any_number_of_views()
     torch.testing.assert_close(losses.supcon(z, labels, 0.3), wanted)
 
 
+def test_supcon_of_a_single_row_asks_nothing_of_it():
+    z = losses.unit(torch.randn(1, 4)).requires_grad_()
+    tau = torch.tensor(0.1, requires_grad=True)
+    loss = losses.supcon(z, torch.tensor([3]), tau)
+    loss.backward()
+    assert float(loss.detach()) == 0 and torch.equal(z.grad, torch.zeros(1, 4)) and not tau.grad
+
+
 def test_every_loss_is_finite_and_right_in_float32_at_a_low_temperature():
     z_i, z_j = rows(64, 16)
     labels = torch.arange(64).repeat(2) % 9

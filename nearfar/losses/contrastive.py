@@ -151,6 +151,8 @@ def supcon(z: Tensor, labels: Tensor, tau: float | Tensor) -> Tensor:
     if labels.shape != z.shape[:1]:
         raise NearfarError(f"z has {len(z)} rows and labels {tuple(labels.shape)}; give one label per row.")
     scale, wide = scale_of(tau, z, inverse=True)
+    if len(z) * distributed.world() == 1:
+        return 0 * z.sum()  # one row meets no other, and the logarithm of no sum has no gradient
     sums = log_sums(z, scale, wide)
     classes, count = _dense(labels.to(z.device))  # (n,), (C,)
     totals = collectives.total(z.new_zeros(len(count), z.shape[1]).index_add(0, classes, z))  # (C, d)
