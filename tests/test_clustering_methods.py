@@ -44,6 +44,19 @@ def test_codes_are_even_where_the_scores_all_prefer_one_prototype() -> None:
     torch.testing.assert_close(swav.codes(scores, 0.05, 3), torch.full((32, 4), 0.25))
 
 
+@pytest.mark.parametrize("epsilon", [0.05, 0.02, 0.006, 0.003])
+def test_every_view_has_codes_however_sharp_they_are(epsilon: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    z, prototypes = (unit(torch.randn(count, 32, generator=generator)) for count in (64, 16))
+    prototypes[:8] = z[:8]  # some rows lie on prototypes, and others near none
+    scores = z @ prototypes.T
+    q = swav.codes(scores, epsilon, 3)
+    assert q.dtype == torch.float32
+    torch.testing.assert_close(q.sum(1), torch.ones(64))
+    already = swav.codes(scores / epsilon, 1.0, 3, narrow=epsilon < swav.NARROW)
+    torch.testing.assert_close(already, q, rtol=1e-3, atol=1e-5)
+
+
 def test_no_gradient_flows_through_codes_and_prototypes_keep_length_one() -> None:
     module = small("swav", prototypes=16, head=[32, 8])
     scores, z = module.embed(batch())

@@ -61,7 +61,7 @@ class Dictionary:
         return activations @ self.directions * self.scale + self.centre
 
     def explained(self, vectors: Tensor) -> float:
-        """Tell the share of the variance of some vectors (n, d) that the dictionary explains; 0 where all are one."""
+        """Tell the share of the variance of vectors (n, d) that is explained; 0 where all are one."""
         return _share(vectors - self.decode(self.encode(vectors)), vectors)
 
 
@@ -206,7 +206,7 @@ def differ(vectors: Tensor) -> bool:
 
 
 def _share(rest: Tensor, vectors: Tensor) -> float:
-    """Tell which share of the variance of vectors (n, d) is not in the rest (n, d); 0 where they have none."""
+    """Tell which share of the variance of vectors (n, d) is not in the rest (n, d); 0 where all are one."""
     if not differ(vectors):
         return 0.0
     return 1 - float(rest.square().sum() / (vectors - vectors.mean(0)).square().sum())

@@ -292,7 +292,7 @@ def explained(
         vectors = torch.from_numpy(finite(features(encoder, dataset, run.preprocess, device=where)))
     if not dictionary.differ(vectors):
         raise NearfarError(
-            f"the vectors of all {len(vectors):,} images are the same, so nothing makes some of them similar; "
+            f"the vectors of all {len(vectors):,} images are the same, so nothing makes some similar; "
             "give images that differ, or train the encoder longer."
         )
     fewer = 1 if is_small(run.preprocess.size) and not brief else LARGE

@@ -5,9 +5,9 @@ loss adds its own positives to it. What computes the sums is chosen: `tiled` in 
 everywhere, or `triton_kernels`, where a measurement on the GPU finds it faster.
 
 Over several processes each answers for its own rows and meets everyone's: `tiled` one process's rows after
-the other's, so that no process ever holds all of them, and `triton_kernels` all at once. The gradient at its rows is
-that of the sum of all processes' values: what another's anchor asks of our rows is found here, by
-symmetry, from that anchor's log-sum and gradient, so that no gradient of rows has to travel.
+the other's, so that no process ever holds all of them, and `triton_kernels` all at once. The gradient at
+its rows is that of the sum of all processes' values: what another's anchor asks of our rows is found here,
+by symmetry, from that anchor's log-sum and gradient, so that no gradient of rows has to travel.
 """
 
 from __future__ import annotations

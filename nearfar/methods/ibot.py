@@ -59,7 +59,7 @@ from .base import Batch, Loss
 from .byol import asymmetric
 from .dino import DINO
 from .recipes import BYOL_COLOURS, recipes
-from .swav import codes
+from .swav import NARROW, codes
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,8 @@ class IBOT(DINO):
     def _sharp(self, y: Tensor, centre: Tensor, tau: Tensor) -> Tensor:
         """Make probabilities of the teacher's answers, (n, K), which get no gradient."""
         if self.sinkhorn:
-            return codes(y / tau, 1.0, 3)
+            least = min(self.tau_t, self.config.teacher_temperature_start)
+            return codes(y / tau, 1.0, 3, narrow=least < NARROW)
         return ((y - centre) / tau).softmax(1).detach()
 
     @torch.no_grad()

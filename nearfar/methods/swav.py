@@ -55,6 +55,8 @@ from ..models import Encoder, mlp
 from .base import Batch, Loss, Method
 from .recipes import recipes
 
+NARROW = 0.025  # epsilon, below which exp(-2 / epsilon), the least that scores can give, is no float32
+
 
 @dataclass(frozen=True)
 class Config:
@@ -202,12 +204,21 @@ SwAV.recipes = recipes(
 
 
 @torch.no_grad()
-def codes(scores: Tensor, epsilon: float, sinkhorn_iterations: int) -> Tensor:
-    """Equation 3 by Sinkhorn and Knopp: (n, K) scores to codes, prototypes evenly used over all processes."""
-    scores = scores if scores.dtype == torch.float64 else scores.float()
+def codes(scores: Tensor, epsilon: float, sinkhorn_iterations: int, narrow: bool | None = None) -> Tensor:
+    """Equation 3 by Sinkhorn and Knopp: (n, K) scores to codes, prototypes evenly used over all processes.
+
+    Args:
+        scores: from -1 to 1, or already over epsilon, which is 1 then.
+        epsilon: regularisation.
+        sinkhorn_iterations: how many.
+        narrow: whether exponentials may need float64; None where epsilon tells it.
+    """
+    kind = torch.promote_types(scores.dtype, torch.float32)
+    narrow = epsilon < NARROW if narrow is None else narrow
+    scores = scores.to(torch.float64 if narrow and scores.device.type != "mps" else kind)
     top = collectives.gather(scores.max()[None], grad=False).max()
-    q = ((scores - top) / epsilon).exp()
+    q, least = ((scores - top) / epsilon).exp(), torch.finfo(scores.dtype).tiny
     for _ in range(sinkhorn_iterations):
-        q = q / (collectives.total(q.sum(0)).clamp(min=1e-38) * q.shape[1])
-        q = q / (q.sum(1, keepdim=True).clamp(min=1e-38) * len(q) * distributed.world())
-    return q * len(q) * distributed.world()
+        q = q / (collectives.total(q.sum(0)).clamp(min=least) * q.shape[1])
+        q = q / (q.sum(1, keepdim=True).clamp(min=least) * len(q) * distributed.world())
+    return (q * len(q) * distributed.world()).to(kind)

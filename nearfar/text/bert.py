@@ -202,7 +202,7 @@ def _pooling(whole: Path) -> str:
     found = {"mean": "mean", "cls": "first"}.get(" and ".join(chosen) or "mean")
     if found is None:
         raise NearfarError(
-            f"{whole / place / 'config.json'} makes vectors of tokens by {' and '.join(chosen)}, which nearfar "
-            "does not build; give a model with their mean or the first token."
+            f"{whole / place / 'config.json'} makes vectors of tokens by {' and '.join(chosen)}, which "
+            "nearfar does not build; give a model with their mean or the first token."
         )
     return found

@@ -113,8 +113,8 @@ def choose(
         digest = read(path)
         if count(digest) > VOCABULARY:
             raise NearfarError(
-                f"{path} has {count(digest):,} tokens, and networks of nearfar for texts {VOCABULARY:,} at most; "
-                "give a smaller one, or leave --tokenizer out."
+                f"{path} has {count(digest):,} tokens, and networks of nearfar for texts {VOCABULARY:,} at "
+                "most; give a smaller one, or leave --tokenizer out."
             )
         return {"tokenizer": digest}
     made = ""
@@ -218,8 +218,8 @@ def check_mask(digest: str) -> None:
     name = str(_of(digest)[1].id_to_token(MASK))
     if (name[:1], name[-1:]) not in (("[", "]"), ("<", ">")):
         raise NearfarError(
-            f"token {MASK} of --tokenizer is {name!r}, and this method hides tokens behind it; give one whose "
-            f"token {MASK} is [MASK], or leave --tokenizer out."
+            f"token {MASK} of --tokenizer is {name!r}, and this method hides tokens behind it; give one "
+            f"whose token {MASK} is [MASK], or leave --tokenizer out."
         )
 
 
