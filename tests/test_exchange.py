@@ -386,6 +386,30 @@ def test_arrays_of_bytes_days_and_numbers_that_are_none(tmp_path):
             nearfar.store(tmp_path / "t.nf", import_file=tmp_path / f"{name}.npz")
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "npz", "csv"])
+def test_columns_called_like_parts_of_a_file_and_texts_that_are_nan_come_back(tmp_path, suffix):
+    store = open_store(str(tmp_path / "s.nf"), INFO)
+    store.upsert(table(["nan", "b"], label=["nan", "x"], site=["nan", None], provenance=["p", "q"]))
+    for name in ("ids", "labels"):
+        store.update(name, {"nan": "r", "b": "nan"})
+    store.update("vectors", {"b": 2.0})
+    export(store, tmp_path / f"out.{suffix}")
+    nearfar.store(tmp_path / "again.nf", import_file=tmp_path / f"out.{suffix}")
+    again = open_store(str(tmp_path / "again.nf"))
+    assert again.rows().to_pylist() == store.rows().to_pylist()
+    assert (again.vectors()[1] == store.vectors()[1]).all()
+
+
+def test_nan_among_numbers_is_none_of_them(tmp_path):
+    (tmp_path / "in.csv").write_text("id,v0,age,word\na,1,1.5,nan\nb,2,NaN,x\n")
+    nearfar.store(tmp_path / "s.nf", import_file=tmp_path / "in.csv")
+    found = open_store(str(tmp_path / "s.nf")).rows(["age", "word"]).to_pylist()
+    assert found == [{"age": 1.5, "word": "nan"}, {"age": None, "word": "x"}]
+    np.savez(tmp_path / "in.npz", ids=np.array(["a"]), id=np.array(["b"]), vectors=draw(1))
+    with pytest.raises(NearfarError, match="has the arrays id and ids; keep one"):
+        nearfar.store(tmp_path / "t.nf", import_file=tmp_path / "in.npz")
+
+
 def test_a_file_of_others_is_not_replaced_by_what_says_whose_vectors_they_are(tmp_path):
     store = open_store(str(tmp_path / "s.nf"), INFO)
     store.upsert(table(["a"]))

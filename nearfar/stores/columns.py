@@ -159,9 +159,9 @@ def values_of(name: str, words: Sequence[str | None], kind: str | None, commas: 
     Args:
         name: the column's.
         words: None where there is none.
-        kind: the column's, if it is there already; else numbers where all words are, without leading
-            zeros and of fewer digits than a float64 would round, flags where all are true or false, and text
-            otherwise.
+        kind: the column's, if it is there already; else numbers where all words are, or "nan", without
+            leading zeros and of fewer digits than a float64 would round, flags where all are true or false,
+            and text otherwise.
         commas: whether numbers may have a comma before their decimals.
 
     Returns:
@@ -170,8 +170,10 @@ def values_of(name: str, words: Sequence[str | None], kind: str | None, commas: 
     Raises:
         NearfarError: a word is not of the kind.
     """
-    if kind == "number":  # of a file that other programs wrote
-        words = [None if word is not None and word.lower() == "nan" else word for word in words]
+    given = [word for word in words if word is not None and word.lower() != "nan"]
+    if kind == "number" or (kind is None and given and all(map(_is_number, given))):
+        # As other programs write a number that is missing.
+        words = [None if word is None or word.lower() == "nan" else word for word in words]
     given = [word for word in words if word is not None]
     if name in SETTABLE:
         kind = "text"
@@ -217,6 +219,12 @@ def _with_points(name: str, words: Sequence[str | None], commas: bool, new: bool
             "decimals; for a number write it with a point, or the list with semicolons between cells."
         )
     return words
+
+
+def _is_number(word: str) -> bool:
+    """Tell whether a word is a number that a float64 holds, with a point or a comma before its decimals."""
+    pointed = word.replace(",", ".")
+    return _NUMBER.fullmatch(pointed) is not None and not _rounded(pointed)
 
 
 def _rounded(word: str) -> bool:

@@ -35,6 +35,8 @@ from .open import open_store
 
 SUFFIXES = (".parquet", ".npz", ".csv")
 CHUNK = 2000  # rows read or written at a time
+_TAKEN = ("ids", "vectors", "provenance", "labels")  # arrays of an .npz that are no columns of these names
+_COLUMN = "column:"  # before the name of a column that is called like one of these
 _LEFT = "columns that are left out"
 
 
@@ -107,8 +109,12 @@ def _words(values: Sequence[Value]) -> list[str]:
 
 def _to_npz(store: VectorStore, ids: Sequence[str], path: Path, facts: str) -> None:
     table = store.rows(ids=ids)
-    arrays = {name: np.array(_words(table[name].to_pylist()), np.str_) for name in table.column_names}
-    arrays = {"ids": arrays.pop("id"), **arrays, "provenance": np.array(facts)}
+    arrays = {"ids": np.array(_words(table["id"].to_pylist()), np.str_)}
+    for name in table.column_names:
+        if name != "id":
+            called = f"{_COLUMN}{name}" if name in _TAKEN else name
+            arrays[called] = np.array(_words(table[name].to_pylist()), np.str_)
+    arrays["provenance"] = np.array(facts)
     with atomic_write(path, folders=True) as file, zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
             # One fixed date: the same rows must give the same bytes.
@@ -273,9 +279,11 @@ def _from_npz(path: Path) -> Opened:
     good = vectors is not None and vectors.ndim == 2 and vectors.dtype.kind in "fiub" and vectors.shape[1]
     if ids is None or ids.ndim != 1 or not good or len(ids) != len(vectors):
         raise NearfarError(f"{path} needs the arrays ids, n names, and vectors, (n, d) numbers.")
-    if {"label", "labels"} <= {*held}:
-        raise NearfarError(f"{path} has the arrays label and labels; keep one.")
-    words = {"id": ids, **{"label" if name == "labels" else name: held[name] for name in held}}
+    for one, other in (("label", "labels"), ("id", "ids")):
+        if one in held and (other in held or other == "ids"):
+            raise NearfarError(f"{path} has the arrays {one} and {other}; keep one.")
+    named = {"labels": "label", **{f"{_COLUMN}{name}": name for name in _TAKEN}}
+    words = {"id": ids, **{named.get(name, name): array for name, array in held.items()}}
     facts[_LEFT] = [name for name, array in words.items() if array.shape != (len(ids),)]
     columns = {name: _words_of(words[name]) for name in words if name not in facts[_LEFT]}
     with np.errstate(over="ignore"):  # what is too large is refused as infinite
@@ -288,12 +296,8 @@ def _words_of(array: Any) -> list[str | None]:
         array = np.char.decode(array, "utf-8", "backslashreplace")
     if array.dtype.kind in "mM":
         array = np.where(np.isnat(array), "", array.astype(str))
-    return [_none_of(str(value)) for value in array.tolist()]
-
-
-def _none_of(word: str) -> str | None:
-    """Take a word that stands for a number which is none as no value."""
-    return None if word in ("", "nan") else word
+    none = ("", "nan") if array.dtype.kind == "f" else ("",)  # a text may be nan
+    return [None if (word := str(value)) in none else word for value in array.tolist()]
 
 
 def _from_csv(path: Path) -> Opened:
