@@ -11,6 +11,7 @@ from small_store import address, draw, filled, store, table  # noqa: F401
 
 from nearfar.core.errors import NearfarError
 from nearfar.stores import conditions
+from nearfar.stores.set_aside import KeptImages
 
 HOSTILE = [
     "it's",
@@ -137,6 +138,23 @@ def test_no_text_breaks_out_of_a_value(value, tail):
     assert text == "(<a> = ?)" and bound == [value]
     with pytest.raises(NearfarError):
         conditions.parse("b = 1 ; " + tail, columns)
+
+
+def test_a_value_that_is_set_is_no_number_means_none(filled):
+    filled.update("score", {"00.png": float("nan")})
+    filled.update_columns({name: dict.fromkeys(filled.ids(), float("nan")) for name in ("score", "new")})
+    assert filled.ids("score > 0 or new > 0") == [] and len(filled.ids("score is null and new is null")) == 12
+
+
+def test_only_a_condition_on_the_column_finds_what_is_set_aside(filled):
+    filled.update("set_aside", {"00.png": True})
+    filled.update("site", {"00.png": "all set_aside now", "01.png": "all set_aside now"})
+    kept = KeptImages(filled)
+    for text in ("site = 'all set_aside now'", "site like '%set_aside%'"):
+        assert kept.ids(text) == ["01.png"]
+    for text in ("not (site = 'B' or width > 0) and set_aside", '"set_aside" = true'):
+        assert kept.ids(text) == ["00.png"]
+    assert len(kept.ids("width >= 0 or set_aside")) == 12
 
 
 def test_hostile_names_are_only_names(store):

@@ -49,8 +49,9 @@ def image_map(
     places = project(x, method, seed)
     columns = {name: places[:, at].tolist() for at, name in enumerate(MAP_COLUMNS)}
     try:
-        for name, values in columns.items():
-            opened.update(name, dict(zip(ids, values, strict=True)))
+        opened.update_columns(
+            {name: dict(zip(ids, values, strict=True)) for name, values in columns.items()}
+        )  # both at once: half a map would be none
         line = (
             f"The columns {' and '.join(MAP_COLUMNS)} of {opened.address} hold the coordinates of "
             f"{counted(len(ids), opened.info.one)}."

@@ -221,7 +221,7 @@ class VectorStore(Protocol):
 
         Args:
             column: its name; "label" and all but the other fixed ones.
-            values: id to value; None empties it. Ids that are not there are passed over.
+            values: id to value; None, or NaN, empties it. Ids that are not there are passed over.
 
         Raises:
             NearfarError: the name or a value does not fit.

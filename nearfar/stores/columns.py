@@ -81,6 +81,7 @@ class ColumnList:
                 if ids and self.names
                 else f"{self.path} or {store.address} is empty; there is nothing to join."
             )
+        self._check_once(found)
         if count < len(found):
             lost = next(name for name, place in zip(self.names, found, strict=True) if place is None)
             gone = counted(len(found) - count, "row is")
@@ -91,9 +92,24 @@ class ColumnList:
         }
         for name, values in made.items():  # all are checked before one is written
             check_update(name, values, known, store.info.fixed)
-        for name, values in made.items():
-            store.update(name, {at: v for at, v in zip(found, values, strict=True) if at is not None})
+        store.update_columns(
+            {
+                name: {at: v for at, v in zip(found, values, strict=True) if at is not None}
+                for name, values in made.items()
+            }
+        )
         return count
+
+    def _check_once(self, found: Sequence[str | None]) -> None:
+        """Refuse rows that name one image in two ways, such as by id and by path, and say other things."""
+        first: dict[str, int] = {}
+        for row, one in enumerate(found):
+            then = row if one is None else first.setdefault(one, row)
+            if any(words[row] != words[then] for words in self.columns.values()):
+                raise NearfarError(
+                    f"{self.path}: {self.names[then]} and {self.names[row]} are both the image {one}, and "
+                    "their rows differ; keep one."
+                )
 
 
 def _by_short_form(ids: Sequence[str]) -> dict[str, str]:

@@ -201,6 +201,14 @@ def parse(text: str, columns: Mapping[str, str]) -> Condition:
     return found
 
 
+def columns_of(condition: Condition) -> set[str]:
+    """Name the columns that a condition, as `parse` gives it, asks for."""
+    if isinstance(condition, ColumnTest):
+        return {condition.column}
+    parts = condition.parts if isinstance(condition, Join) else (condition.part,)
+    return set[str]().union(*map(columns_of, parts))
+
+
 def to_sql(condition: Condition, name: Callable[[str], str], value: Callable[[Literal], str]) -> str:
     """Write a condition in SQL.
 

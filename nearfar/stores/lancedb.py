@@ -311,7 +311,7 @@ class LanceStore:
         import pyarrow as pa
 
         columns, fixed = self.columns, self.info.fixed
-        kinds = schema.check_updates(values, columns, fixed)
+        kinds, values = schema.check_updates(values, columns, fixed), schema.without_nan(values)
         self._add({name: kind for name, kind in kinds.items() if name not in columns})
         ids = list(next(iter(values.values()), {}))
         if not ids:

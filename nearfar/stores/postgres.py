@@ -230,7 +230,7 @@ class PostgresStore:
     def update_columns(self, values: Mapping[str, Mapping[str, Value]]) -> None:
         """Set several columns of the same rows at once."""
         known = self.columns
-        kinds = schema.check_updates(values, known, self.info.fixed)
+        kinds, values = schema.check_updates(values, known, self.info.fixed), schema.without_nan(values)
         with self._server.transaction() as connection:
             self._changing(connection)
             self._add(connection, {name: kind for name, kind in kinds.items() if name not in known})

@@ -201,6 +201,14 @@ def wanted(columns: Sequence[str] | None, known: Mapping[str, str]) -> list[str]
     return list(known) if columns is None else list(columns)
 
 
+def without_nan(values: Mapping[str, Mapping[str, Value]]) -> dict[str, dict[str, Value]]:
+    """Take NaN as no value, which no condition could ask for; `values` are as for `check_updates`."""
+    return {
+        name: {one: None if value != value else value for one, value in some.items()}
+        for name, some in values.items()
+    }
+
+
 def check_updates(
     values: Mapping[str, Mapping[str, Value]], columns: Mapping[str, str], fixed: Container[str] = FIXED
 ) -> dict[str, str]:

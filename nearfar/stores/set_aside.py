@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,6 @@ from .base import Vectors, VectorStore
 
 SET_ASIDE = "set_aside"  # a column of flags: true for images that no use of the store is to see
 KEPT = f"({SET_ASIDE} is null or {SET_ASIDE} = false)"
-_NAMED = re.compile(rf"(?<![\w']){SET_ASIDE}(?![\w'])", re.IGNORECASE)
 
 
 def has_set_aside(store: VectorStore) -> bool:
@@ -29,12 +27,13 @@ def kept_where(store: VectorStore, where: str | None) -> str | None:
     Raises:
         NearfarError: the condition makes no sense.
     """
-    if not has_set_aside(store) or (where is not None and _NAMED.search(where)):
+    if not has_set_aside(store):
         return where
     if where is None:
         return KEPT
-    conditions.parse(where, store.columns)  # alone: else a bracket of its could close ours
-    return f"({where}) and {KEPT}"
+    # It is read alone: else a bracket of its could close ours.
+    named = conditions.columns_of(conditions.parse(where, store.columns))
+    return where if SET_ASIDE in named else f"({where}) and {KEPT}"
 
 
 class KeptImages:

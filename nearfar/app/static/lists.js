@@ -202,7 +202,7 @@ export async function train() {
 /** Find out which images a condition shows; those that are set aside only if it asks for them. */
 async function meets(condition) {
   const found = condition ? await ask(`api/where?${new URLSearchParams({ where: condition })}`) : null;
-  const some = state.aside.includes(1) && !condition.includes(state.facts.set_aside);
+  const some = state.aside.includes(1) && !condition.replaceAll(/'[^']*'/g, "").split(/\W+/).includes(state.facts.set_aside);
   state.condition = condition;
   state.shown = null;
   if (found || some) state.shown = new Uint8Array(state.facts.count).fill(found ? 0 : 1);
