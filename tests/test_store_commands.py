@@ -182,6 +182,38 @@ def test_the_map_is_kept_in_the_store_and_drawn(store: VectorStore, tmp_path: Pa
     assert (tmp_path / "map.csv").read_text().startswith("id,map_x,map_y\n")
 
 
+def test_a_map_comes_whole_or_not_at_all(store: VectorStore) -> None:
+    before = store.version
+    nearfar.image_map(store)
+    both = store.version
+    nearfar.image_map(store, seed=1)
+    assert both - before <= 2 and store.version == both + 1  # one commit, so that no half of a map is seen
+
+
+def test_a_label_that_was_accepted_is_no_lack_of_images(store: VectorStore) -> None:
+    store.update("label", dict.fromkeys(store.ids(), "cat"))
+    store.update("label_origin", dict.fromkeys(store.ids(), "accepted suggestion"))
+    with pytest.raises(NearfarError, match="each image has a label that was accepted from a classifier"):
+        nearfar.suggest(store)
+
+
+def test_a_list_that_names_an_image_twice_in_two_ways_is_refused(store: VectorStore, tmp_path: Path) -> None:
+    one = store.ids()[0]
+    (tmp_path / "a.csv").write_text(f"id,age\n{one},3\n{one.split('.')[0]},4\n")
+    with pytest.raises(NearfarError, match="are both the image .*, and their rows differ; keep one"):
+        nearfar.store(store.address, columns=tmp_path / "a.csv")
+    assert "age" not in store.columns
+    (tmp_path / "a.csv").write_text(f"id,age,site\n{one},3,\n{one.split('.')[0]},3,\n")
+    nearfar.store(store.address, columns=tmp_path / "a.csv")
+    assert column(store, "age")[one] == 3
+
+
+def test_no_such_user_is_no_fault(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["store", "~no-such-user/a.nf"], ["explore", "~no-such-user/a.nf"]):
+        assert main(words) == 2
+        assert "there is no vector store ~no-such-user/a.nf" in capsys.readouterr().err
+
+
 def test_a_class_with_one_image_stops_no_other(store: VectorStore) -> None:
     ids = store.ids()
     store.update("label", {ids[0]: "lone", ids[1]: "-1", ids[2]: " null ", ids[3]: None, ids[4]: ""})

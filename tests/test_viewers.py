@@ -71,6 +71,22 @@ def test_atlas_has_places_thumbnails_and_the_true_neighbours(store: VectorStore,
     assert set(again["map_x"].to_pylist()) == {0.25} and set(again["map_y"].to_pylist()) == {0.5}
 
 
+def test_atlas_leaves_columns_of_the_same_names_alone(
+    store: VectorStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("image", "row", "neighbors"):
+        store.update(name, dict.fromkeys(store.ids(), "mine"))
+    for name in ("map_x", "map_y"):
+        store.update(name, dict.fromkeys(store.ids(), "here"))  # no coordinates
+    made = export(store, to="atlas", out=tmp_path / "a b.parquet")
+    table = pq.read_table(made.path)
+    assert set(table["image"].to_pylist()) == {"mine"} and len(table["image_"][0].as_py()["bytes"]) > 100
+    assert table["map_x"].to_numpy().std() > 0 and table["row_"].to_pylist() == [*range(COUNT)]
+    assert made.open_with.endswith("a b.parquet' --x map_x --y map_y --neighbors neighbors_ --image image_")
+    monkeypatch.chdir(store.address)
+    assert export(".", to="csv").path == Path(store.address).with_name("photos-csv.csv")
+
+
 def test_tensorboard_reads_its_folder(store: VectorStore, tmp_path: Path) -> None:
     plugin = "tensorboard.plugins.projector.projector_config_pb2"
     projector = pytest.importorskip(plugin, reason="no TensorBoard here")

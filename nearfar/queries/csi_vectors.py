@@ -17,6 +17,7 @@ from ..models.every_scale import as_trained
 from ..stores import VectorStore
 from ..stores.cut_out import cut_out
 from ..training.run import Run
+from .store_access import delete_row
 
 CSI = "csi"
 
@@ -57,8 +58,6 @@ def turned_vectors(store: VectorStore, run: Run, ids: list[str]) -> npt.NDArray[
     made = []
     for chunk in read_chunks(source, range(0, len(ids), CHUNK_IMAGES), run.preprocess, cores()):
         for row, reason in chunk.bad:
-            raise NearfarError(
-                f"{where[ids[row]]} cannot be read ({reason}); delete its row: nearfar store {store.address}"
-            )
+            raise NearfarError(f"{where[ids[row]]} cannot be read ({reason}); {delete_row(store, ids[row])}.")
         made.append(features(net, chunk, run.preprocess))
     return np.concatenate(made)

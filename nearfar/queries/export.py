@@ -14,6 +14,7 @@ import csv
 import io
 import json
 import math
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from PIL import Image
 from ..analysis.projection import project
 from ..core.atomic import atomic_write, check_place, whole_folder
 from ..core.errors import NearfarError, nearest
+from ..core.plain_path import typed_path
 from ..core.text import counted, spreadsheet_cell
 from ..features.knn import top_k
 from ..images.thumbnails import checked, thumbnail
@@ -139,13 +141,14 @@ def _beside(address: str, to: str) -> Path:
     """Name what is written after the store, and put it where the store is, or here if that is no folder."""
     if "://" in address:
         return Path(f"{address.rstrip('/').rsplit('/', 1)[-1].split('?')[0]}-{to}{SUFFIXES[to]}")
-    folder = Path(address)
+    folder = typed_path(address)
+    folder = folder if folder.name not in ("", "..") else folder.resolve()
     return folder.with_name(f"{folder.stem}-{to}{SUFFIXES[to]}")
 
 
 def _places(store: VectorStore, ids: list[str], x: Any) -> Any:
     """Read the 2-D coordinates that the store keeps, or compute them."""
-    if store.columns.keys() >= {*MAP_COLUMNS}:
+    if all(store.columns.get(name) == "number" for name in MAP_COLUMNS):
         kept = store.rows(list(MAP_COLUMNS), ids=ids)
         found = np.stack([kept[name].to_numpy() for name in MAP_COLUMNS], axis=1)
         if np.isfinite(found).all():
@@ -174,6 +177,7 @@ def _atlas(store: VectorStore, path: Path) -> Exported:
         for low in range(0, len(ids), CHUNK)
         for data in store.thumbnails(ids[low : low + CHUNK])
     ]
+    called = {}
     for name, values in (
         ("row", pa.array(range(len(ids)))),
         (MAP_COLUMNS[0], pa.array(places[:, 0], pa.float32())),
@@ -181,10 +185,14 @@ def _atlas(store: VectorStore, path: Path) -> Exported:
         ("neighbors", pa.array(neighbours)),
         ("image", pa.array(pictures)),
     ):
-        table = table.append_column(name, values)
+        called[name] = name
+        while called[name].lower() in map(str.lower, table.column_names):  # a column of the owner's own
+            called[name] += "_"
+        table = table.append_column(called[name], values)
     with atomic_write(path, folders=True) as file:
         pq.write_table(table, file)
-    words = f"embedding-atlas {path} --x map_x --y map_y --neighbors neighbors --image image"
+    words = shlex.join(["embedding-atlas", str(path), "--x", called["map_x"], "--y", called["map_y"]])
+    words += f" --neighbors {called['neighbors']} --image {called['image']}"
     return Exported(path, len(ids), words, store.info.one)
 
 

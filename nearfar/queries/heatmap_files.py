@@ -23,6 +23,7 @@ from ..features.extract import features
 from ..stores import VectorStore
 from ..stores.cut_out import cut_out
 from ..training.run import Run
+from .store_access import delete_row
 
 NORMAL, MAPPED = 200, 100  # images that are remembered, and images that get a map, at most
 LEAST = 256  # pixels of a map's side: small ones are enlarged
@@ -87,7 +88,5 @@ def _read(store: VectorStore, run: Run, ids: list[str]) -> Chunk:
     source = cut_out(store, ids, open_in_memory(paths, None), paths)
     (found,) = read_chunks(source, [0], run.preprocess, cores())
     for row, reason in found.bad:
-        raise NearfarError(
-            f"{paths[row]} cannot be read ({reason}); delete its row: nearfar store {store.address}"
-        )
+        raise NearfarError(f"{paths[row]} cannot be read ({reason}); {delete_row(store, ids[row])}.")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -85,6 +86,18 @@ def none_there(store: VectorStore, where: str | None) -> NearfarError:
             f"{store.address}"
         )
     return NearfarError(f"{store.address} has no {store.info.one} that meets --where; change the condition.")
+
+
+def delete_row(store: VectorStore, one: str) -> str:
+    """Say how a row is deleted.
+
+    Args:
+        store: the store.
+        one: the row's id.
+    """
+    condition = "id = '" + one.replace("'", "''") + "'"
+    command = shlex.join(["nearfar", "store", store.address, "--delete", condition])
+    return f"delete its row: {command}"
 
 
 def write_result(listing: Listing, store: VectorStore, out: str | Path | None) -> Listing:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..analysis.active_learning import ENOUGH, check_strategy, suggest_rows
+from ..core.errors import NearfarError
 from ..core.text import counted
 from .label_origin import accepted_ids, left_out_accepted
 from .listing import Listing
@@ -59,6 +60,11 @@ def suggest(
     taken = set() if accepted else accepted_ids(opened, column)
     kept = np.array([one not in taken for one in ids], bool)
     ids, x = [one for one in ids if one not in taken], x[kept]
+    if not ids and taken:
+        raise NearfarError(
+            f"each {opened.info.one} has a label that was accepted from a classifier, and none is left; "
+            f"look at these labels: nearfar label-errors {opened.address} --accepted"
+        )
     if not ids:
         raise none_there(opened, where)
     labels, names = read_labels(opened, column, ids)
