@@ -152,6 +152,8 @@ def test_a_vector_of_zeros_has_no_direction(store):
     store.upsert(table(["a", "zero"], np.concatenate([draw(1), np.zeros((1, 8), np.float32)])))
     names, cosines = store.nearest(draw(1), 2)
     assert names == [["a", "zero"]] and cosines.tolist() == [[1.0, 0.0]]
+    store.upsert(table(["away"], -draw(1)))  # which is farther than a right angle
+    assert store.nearest(draw(1), 2)[0] == [["a", "zero"]]
 
 
 def test_an_empty_store_answers(store):

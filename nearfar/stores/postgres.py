@@ -310,22 +310,23 @@ class PostgresStore:
                 connection.run("set local enable_seqscan = off")
                 connection.run("set local hnsw.iterative_scan = strict_order")
                 connection.run(f"set local hnsw.ef_search = {min(1000, max(_EFFORT, k))}")
-            found = [self._one(connection, query, k, text, values) for query in queries]
+            found = [self._one(connection, query, k, text, values, bool(exact)) for query in queries]
         cosines = np.array([[row[1] for row in part] for part in found], np.float32).reshape(len(found), -1)
         return [[row[0] for row in part] for part in found], cosines
 
     def _one(
-        self, connection: Any, query: Vectors, k: int, text: str, values: Mapping[str, Any]
+        self, connection: Any, query: Vectors, k: int, text: str, values: Mapping[str, Any], exact: bool
     ) -> list[tuple[str, float]]:
         """Find the nearest rows of one query."""
+        # A vector of zeros has no direction; its cosine counts as 0. An index knows none, and no other order.
+        far = "vector <=> cast(:query as vector)"
+        order = f"coalesce(nullif({far}, 'NaN'), 1), id" if exact else far
         found = connection.run(
-            f"select id, vector <=> cast(:query as vector) from {self._table} {text} "
-            "order by vector <=> cast(:query as vector) limit :k",
+            f"select id, {far} from {self._table} {text} order by {order} limit :k",
             query=_text(query),
             k=k,
             **values,
         )
-        # A vector of zeros has no direction; its cosine counts as 0.
         cosines = [(name, round(1 - far, DECIMALS) if far == far else 0.0) for name, far in found]
         return sorted(cosines, key=lambda row: (-row[1], row[0]))
 
