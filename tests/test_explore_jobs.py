@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from starlette.testclient import TestClient
 
 from nearfar.app import jobs, server
 from nearfar.app.findings import Findings
-from nearfar.app.row_numbers import NumberedStore
+from nearfar.app.row_numbers import NumberedStore, StaleRows
 from nearfar.core.errors import NearfarError
 from nearfar.stores import StoreInfo, VectorStore, open_store
 
@@ -105,6 +106,37 @@ def test_a_map_is_shown_early_cancelled_and_laid_out(client: TestClient, finding
     assert not np.array_equal(opened(found.content)["x"], first["x"])
     again = client.get("/api/map")
     assert again.status_code == 200 and again.content == found.content  # kept: no one waits for it twice
+
+
+def test_a_map_is_of_the_images_that_are_there_when_it_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path / "cache"))
+    made = open_store(tmp_path / "few.nf", StoreInfo(2))
+    vectors = pa.array([[1.0, 0.0], [0.0, 1.0]], pa.list_(pa.float32()))
+    made.upsert(pa.table({"id": ["a", "b"], "vector": vectors, "digest": ["0", "1"]}))
+    rows = NumberedStore(open_store(made.address))
+    found, go_on = Findings(rows, address=str(made.address), at_once=0), threading.Event()
+
+    def slow() -> np.ndarray:
+        there = rows.store.vectors()[1]
+        go_on.wait(WAIT)
+        return there
+
+    with pytest.raises(jobs.Unfinished) as first:
+        found.by_row("map", slow, wait=0.2)
+    # As many images as before, but not the same: what is on its way is of other ones.
+    made.upsert(pa.table({"id": ["0"], "vector": pa.array([[3.0, 4.0]], pa.list_(pa.float32()))}))
+    made.delete(["b"])
+    with pytest.raises(jobs.Unfinished) as second:
+        found.by_row("map", slow, first.value.told["job"], wait=0.2)
+    assert second.value.told["job"] != first.value.told["job"]
+    go_on.set()
+    key, places = found.by_row("map", slow, wait=WAIT)
+    assert key == rows.key and places.tolist() == [[3, 4], [1, 0]]
+    with pytest.raises(StaleRows):
+        found.by_row("short", lambda: places[:1], wait=WAIT)
+    found.jobs.close()
 
 
 def test_a_process_finds_what_would_be_found_here(client: TestClient, findings: Findings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,8 @@ def listed(rows: NumberedStore, listing: Listing, **more: Any) -> Response:
         listing: the list.
         **more: plain values beside it.
     """
-    at = rows.ids.places(listing.ids)
+    with rows.lock:  # else numbers might be of another state than their key
+        at, key = rows.ids.places(listing.ids), rows.key
     there = np.flatnonzero(at >= 0).tolist()
     columns = {name: [plain(values[place]) for place in there] for name, values in listing.columns.items()}
     head = {
@@ -45,7 +47,19 @@ def listed(rows: NumberedStore, listing: Listing, **more: Any) -> Response:
         "grouped": listing.grouped,
         "columns": columns,
     }
-    return framed({**head, **more, "key": rows.key}, rows=at[there])
+    return framed({**head, **more, "key": key}, rows=at[there])
+
+
+def numbered(rows: NumberedStore, ids: Sequence[str]) -> Response:
+    """Answer with the numbers of images; those that are gone are left out.
+
+    Args:
+        rows: give the numbers.
+        ids: of the images.
+    """
+    with rows.lock:
+        key, found = rows.key, rows.numbers(ids)
+    return framed({"key": key}, rows=found)
 
 
 def named_in(rows: NumberedStore, at: str, key: str) -> list[str]:

@@ -24,7 +24,7 @@ from ..queries.store_access import MAP_COLUMNS, open_for_query, run_of
 from ..training.run_facts import has_text, ranking_of
 from .jobs import PATIENCE, Jobs, Unfinished
 from .kept import KeptResults
-from .row_numbers import NumberedStore
+from .row_numbers import NumberedStore, StaleRows
 from .tasks import LIST_LIMIT, LISTS, TASKS, first_places
 
 if TYPE_CHECKING:
@@ -61,7 +61,9 @@ class Findings:
         self.kept = KeptResults(rows)
         self.at_once, self.jobs = at_once, Jobs(address)
 
-    def asked(self, key: str, work: Callable[[], Any], known: str = "", wait: float = PATIENCE) -> Any:
+    def asked(
+        self, key: str, work: Callable[[], Any], known: str = "", wait: float = PATIENCE, of: str = ""
+    ) -> Any:
         """Give the result of work that may take long.
 
         Args:
@@ -69,18 +71,37 @@ class Findings:
             work: calls other methods of this.
             known: the job that the page waits for already, or "".
             wait: seconds.
+            of: the state of the store that the result is to be of, if that matters.
 
         Raises:
             Unfinished: it goes on; the page is to ask again.
             Cancelled: a user has cancelled it.
         """
-        return self.jobs.ask(key, work, known, wait) if self._long() else work()
+        return self.jobs.ask(key, work, known, wait, of) if self._long() else work()
+
+    def by_row(
+        self, key: str, work: Callable[[], npt.NDArray[Any]], known: str = "", wait: float = PATIENCE
+    ) -> tuple[str, npt.NDArray[Any]]:
+        """Give the key of the rows' numbers, and a result that has a value for each of these rows.
+
+        Args, raises: as for `asked`.
+
+        Raises:
+            StaleRows: rows came or went meanwhile.
+        """
+        self.rows.look()
+        numbers, count = self.rows.key, len(self.rows.ids)
+        found = self.asked(key, work, known, wait, of=numbers)
+        if len(found) != count:
+            self.rows.look()
+            raise StaleRows
+        return numbers, found
 
     def begin(self) -> None:
         """Begin to lay out the map, if that takes long: while the browser opens the page."""
         if self._long():
             with suppress(Unfinished):
-                self.asked("map", self.places, wait=0)
+                self.by_row("map", self.places, wait=0)
 
     def warm(self) -> None:
         """Import what a search needs, so that the first one does not wait for it."""

@@ -38,12 +38,14 @@ class Unfinished(Exception):
 class LongJob:
     """Some work, done in a thread of its own, which may have a process do the most of it."""
 
-    def __init__(self, work: Callable[[], Any]) -> None:
+    def __init__(self, work: Callable[[], Any], of: str = "") -> None:
         """Begin.
 
         Args:
             work: gives the result.
+            of: the state that it is of.
         """
+        self.of = of
         self.id, self.started = secrets.token_hex(8), time.monotonic()
         self.stage: tuple[str, int, int] = ("starting", 0, 0)
         self.early: Any = None
@@ -119,7 +121,9 @@ class Jobs:
         self._lock, self._room = threading.Lock(), threading.Semaphore(AT_ONCE)
         self._idle: list[Worker] = []
 
-    def ask(self, key: str, work: Callable[[], Any], known: str = "", wait: float = PATIENCE) -> Any:
+    def ask(
+        self, key: str, work: Callable[[], Any], known: str = "", wait: float = PATIENCE, of: str = ""
+    ) -> Any:
         """Give the result of work, which is begun unless it goes on already.
 
         Args:
@@ -127,6 +131,7 @@ class Jobs:
             work: does it.
             known: the job that the caller waits for already, or "".
             wait: seconds.
+            of: the state that the result is to be of; work on another one is ended, and begun anew.
 
         Raises:
             Unfinished: it goes on.
@@ -135,9 +140,11 @@ class Jobs:
         with self._lock:
             if known in self._gone:
                 raise Cancelled
-            job = self._jobs.get(key)
-            if job is None or job.cancelled:
-                job = self._jobs[key] = LongJob(work)
+            job = old = self._jobs.get(key)
+            if job is None or job.cancelled or job.of != of:
+                job = self._jobs[key] = LongJob(work, of)
+        if old is not None and old is not job:
+            old.cancel()
         if not job.finished.wait(wait):
             raise Unfinished(job.told())
         with self._lock:

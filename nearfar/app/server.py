@@ -21,7 +21,7 @@ from ..images.thumbnails import checked
 from ..stores.import_export import export
 from ..stores.set_aside import SET_ASIDE
 from . import originals, overlays
-from .answers import framed, listed, named_in, plains
+from .answers import framed, listed, named_in, numbered, plains
 from .changes import add_changes, user
 from .findings import Findings
 from .guard import Guard
@@ -191,7 +191,7 @@ def _store(
 
     @app.get("/api/selections/{name:path}")
     def selection(name: str) -> Response:
-        return framed({"key": rows.key}, rows=rows.numbers(kept.all().get(name, [])))
+        return numbered(rows, kept.all().get(name, []))
 
     @app.post("/api/selections")
     def keep_selection(asked: SelectionRequest) -> dict[str, Any]:
@@ -200,7 +200,7 @@ def _store(
 
     @app.get("/api/where")
     def where(where: Condition) -> Response:
-        return framed({"key": rows.key}, rows=rows.numbers(store.ids(where)))
+        return numbered(rows, store.ids(where))
 
     @app.get("/api/export/{form}")
     def export_all(form: str, vectors: bool = False) -> Response:
@@ -263,8 +263,8 @@ def _found(app: FastAPI, rows: NumberedStore, findings: Findings) -> None:
 
     @app.get("/api/map")
     def map_(job: Key = "") -> Response:
-        places = findings.asked("map", findings.places, job)
-        return framed({"key": rows.key}, x=places[:, 0], y=places[:, 1])
+        key, places = findings.by_row("map", findings.places, job)
+        return framed({"key": key}, x=places[:, 0], y=places[:, 1])
 
     @app.get("/api/map/first")
     def first_map(job: Key) -> Response:
@@ -275,14 +275,14 @@ def _found(app: FastAPI, rows: NumberedStore, findings: Findings) -> None:
 
     @app.get("/api/anomaly-score")
     def anomaly_score(job: Key = "") -> Response:
-        found = findings.asked("anomaly-score", findings.anomaly_score, job)
-        return framed({"kind": "number", "names": [], "key": rows.key}, values=found)
+        key, found = findings.by_row("anomaly-score", findings.anomaly_score, job)
+        return framed({"kind": "number", "names": [], "key": key}, values=found)
 
     @app.get("/api/clusters")
     def clusters(job: Key = "") -> Response:
-        found = findings.asked("clusters", findings.clusters, job)
+        key, found = findings.by_row("clusters", findings.clusters, job)
         names = [f"cluster {at + 1}" for at in range(int(found.max(initial=-1)) + 1)]
-        head = {"kind": "text", "names": names, "key": rows.key}
+        head = {"kind": "text", "names": names, "key": key}
         return framed(head, values=found)
 
     @app.get("/api/list/{name}")
