@@ -23,12 +23,13 @@ from page_client import asked
 from PIL import Image
 from starlette.testclient import TestClient
 
-from nearfar.app import server
+from nearfar.app import label_log, server
 from nearfar.app.changes import user
 from nearfar.app.explore import TOKEN_AGE, kept_token
 from nearfar.app.findings import Findings
 from nearfar.app.kept import KeptResults
-from nearfar.app.row_numbers import NumberedStore
+from nearfar.app.label_log import LabelLog
+from nearfar.app.row_numbers import CLASSES, OTHER, NumberedStore
 from nearfar.core.errors import NearfarError
 from nearfar.demo import drawings
 from nearfar.queries.anomalies import anomalies
@@ -121,6 +122,49 @@ def test_a_change_that_is_sent_twice_is_made_once(client: TestClient, store: Vec
     assert told["at"] == first["at"] and labels_of(store)[:2] == ["dog", None]
     other = label(client, [0], ["dog"], before=["dog"], by="Ann")  # a label that is given anew is a change
     assert other["at"] > first["at"] and labels_of(store, "label_by")[0] == "Ann"
+
+
+def test_a_long_label_can_be_replaced_and_brought_back(client: TestClient, store: VectorStore) -> None:
+    long = "a caption rather than a class " * 20
+    store.update("label", {store.ids()[0]: long})
+    told = label(client, [0], ["cat"], before=[long])
+    assert labels_of(store)[0] == "cat" and told["replaced"] == []
+    asked(client, "/api/undo", json={"column": "label"})
+    assert labels_of(store)[0] == long
+
+
+def test_undoing_a_tag_brings_back_what_the_page_did_not_know(client: TestClient, store: VectorStore) -> None:
+    ids = store.ids()
+    store.update("tag", {ids[0]: "old", ids[1]: "old"})
+    body = {"key": asked(client, "/api/store")["key"], "column": "tag", "rows": [2, 1, 0]}
+    told = asked(client, "/api/set", json={**body, "before": [None] * 3, "after": ["new"] * 3})
+    assert told["before"] == [None, "old", "old"] and labels_of(store, "tag")[:4] == ["new"] * 3 + [None]
+    told = asked(client, "/api/set", json={**body, "before": ["new"] * 3, "after": told["before"]})
+    assert labels_of(store, "tag")[:3] == ["old", "old", None]
+
+
+def test_more_classes_than_the_page_tells_apart_are_not_called_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = CLASSES + 30
+    names = [f"class {number:04d}" for number in range(many)]
+    store = open_store(tmp_path / "many.nf", StoreInfo(2))
+    vectors = pa.array([[1.0, float(at)] for at in range(many + 2)], pa.list_(pa.float32()))
+    words = [*names, names[-1], None]  # the last class is the most frequent
+    ids = [f"{at:04d}" for at in range(many + 2)]
+    store.upsert(pa.table({"id": ids, "vector": vectors, "label": words, "site": words}))
+    rows = NumberedStore(store)
+    found = LabelLog(rows).column("label")
+    assert [*found.names] == names and found.values.tolist() == [*range(many), many - 1, -1]
+    found = rows.column("site")
+    assert len(found.names) == CLASSES and found.values[-3] == found.values[-2] >= 0 > found.values[-1] == -1
+    assert (found.values == OTHER).sum() == 30
+    # Classes that have come and gone again and again leave room for those that are there.
+    monkeypatch.setattr(label_log, "CLASSES", 3)
+    for turn in range(4):
+        store.update("kind", {one: f"{turn} {at % 3}" for at, one in enumerate(ids)})
+        found = LabelLog(rows).column("kind")
+        assert [found.names[at] for at in found.values[:3]] == [f"{turn} {at}" for at in range(3)]
 
 
 def test_a_class_keeps_its_place(client: TestClient, store: VectorStore) -> None:

@@ -252,6 +252,11 @@ def test_search_by_image_by_examples_and_by_file(
     view.set_input_files("#file", str(file))
     title(view, "most similar to your file")
     view.wait_for_function("document.getElementById('which').textContent === '070.png'")
+    # A condition holds before the list is made, and the list is made anew without it.
+    for condition, count in (("id < '070.png'", "68 "), ("", "150 ")):
+        view.fill("#condition", condition)
+        view.press("#condition", "Enter")
+        title(view, f"{count}images, most similar to your file")
     # Dropped: an image is searched by; what is none is refused in words.
     drop = """([kind, bytes]) => { const data = new DataTransfer();
         data.items.add(new File([new Uint8Array(bytes)], '<b>.png', {type: kind}));

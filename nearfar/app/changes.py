@@ -68,8 +68,11 @@ def add_changes(app: FastAPI, rows: NumberedStore, log: LabelLog, findings: Find
         if not flags:
             log.check(asked.column)
         there = {name: value for name, value in zip(ids, asked.after, strict=True) if name in rows.ids}
+        before = dict(zip(ids, asked.before, strict=True))
+        if not flags:  # of which the page knows all
+            before |= _values(rows, asked.column, list(there))
         rows.store.update(asked.column, there)
-        return {"version": rows.look()}
+        return {"version": rows.look(), "before": [before[name] for name in ids]}
 
     @app.post("/api/train")
     def train(asked: TrainRequest, job: Key = "") -> Response:
@@ -88,6 +91,13 @@ def _meant(rows: NumberedStore, asked: LabelRequest | SetRequest) -> list[str]:
         if asked.ids is None or len(asked.ids) != len(asked.rows):
             raise
         return asked.ids
+
+
+def _values(rows: NumberedStore, column: str, ids: list[str]) -> dict[str, Any]:
+    """Read what a column holds of some images now, which the page may not know and has to bring back."""
+    if column not in rows.store.columns:
+        return dict.fromkeys(ids)
+    return dict(zip(ids, rows.store.rows([column], ids=ids)[column].to_pylist(), strict=True))
 
 
 def user() -> str:

@@ -21,8 +21,9 @@ from ..core.shapes import loads
 from ..queries.label_origin import HAND, origin_column
 from ..stores.base import FIXED, Value
 from ..stores.schema import check_column
-from .row_numbers import CLASSES, Column, NumberedStore
+from .row_numbers import OTHER, Column, NumberedStore
 
+CLASSES = 10_000  # of labels, which are told apart
 REMEMBERED = 10  # earlier states of a label that are kept
 MARKS = ("origin", "by", "at")
 
@@ -89,15 +90,20 @@ class LabelLog:
         Args:
             column: a column with labels; it may be missing.
         """
-        found = self.rows.column(column).names if column in self.store.columns else ()
+        found = self.rows.column(column, CLASSES).names if column in self.store.columns else ()
         return self._ordered(column, found)
 
     def _ordered(self, column: str, names: Sequence[str]) -> list[str]:
+        """Put classes in their lasting order, with those that were known before."""
         with self.rows.lock:
             noted = self.store.notes(column).get("classes")
             known = [str(name) for name in noted] if isinstance(noted, list) else []
             known = known or self._order.get(column, [])
-            order = [*known, *(name for name in names if name not in {*known})][: 2 * CLASSES]
+            before, there = {*known}, {*names}
+            order = [*known, *(name for name in names if name not in before)]
+            if (spare := len(order) - 2 * CLASSES) > 0:  # the first that no image has give way
+                gone = {*[name for name in order if name not in there][:spare]}
+                order = [name for name in order if name not in gone]
             if order != known:
                 self._order[column] = order
                 with suppress(NearfarError):  # a store may be for reading only
@@ -116,9 +122,10 @@ class LabelLog:
             NearfarError: there is no such column.
             StaleRows: rows came or went while it was read.
         """
-        found = self.rows.column(column)
+        found = self.rows.column(column, CLASSES)
         order = self._ordered(column, found.names)
-        place = np.array([*(order.index(name) for name in found.names), -1], np.int32)
+        at = {name: number for number, name in enumerate(order)}
+        place = np.array([*(at[name] for name in found.names), OTHER, -1], np.int32)  # from the end: -2, -1
         return Column(found.kind, place[found.values], tuple(order))
 
     def write(

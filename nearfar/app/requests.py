@@ -13,7 +13,7 @@ Number = Annotated[int, Field(ge=0, lt=2**31)]
 Key = Annotated[str, Field(max_length=64)]
 Name = Annotated[str, Field(min_length=1, max_length=60)]
 Condition = Annotated[str, Field(min_length=1)]
-Label = Annotated[str, Field(max_length=200)] | None
+Label = Annotated[str, Field(max_length=100_000)] | None  # what is there may be longer than what is typed
 NewLabel = Annotated[str, Field(max_length=200, pattern=r"\S")] | None  # of spaces alone it names no class
 Side = Annotated[int, Field(ge=64, le=8192)]
 Rows = Annotated[list[Number], Field(min_length=1, max_length=MOST_CHANGED)]

@@ -15,6 +15,7 @@ from .sorted_names import SortedNames
 
 Rows = npt.NDArray[np.int32]
 CLASSES = 500  # different texts of a column that are distinguished
+OTHER = -2  # the code of the rarer ones
 
 
 class StaleRows(Exception):
@@ -23,7 +24,10 @@ class StaleRows(Exception):
 
 @dataclass(frozen=True)
 class Column:
-    """One column of all rows: `values` (n,) float32 or, where there are `names`, (n,) int32, -1 for empty."""
+    """One column of all rows: `values` (n,) float32, or of texts and flags (n,) int32.
+
+    These are places in `names`, -1 for empty, or OTHER.
+    """
 
     kind: str
     values: npt.NDArray[Any]
@@ -76,11 +80,12 @@ class NumberedStore:
             found = self.ids.places(list(ids))
             return found[found >= 0]
 
-    def column(self, name: str) -> Column:
+    def column(self, name: str, most: int = CLASSES) -> Column:
         """Read one column of all rows, for colours.
 
         Args:
             name: a column of the store.
+            most: different texts to tell apart, the most frequent ones.
 
         Raises:
             NearfarError: there is no such column.
@@ -97,10 +102,10 @@ class NumberedStore:
         coded = pc.dictionary_encode(found.cast("string"))
         counts = np.bincount(coded.indices.drop_null().to_numpy(), minlength=len(coded.dictionary))
         words = coded.dictionary.to_pylist()
-        kept = sorted(range(len(words)), key=lambda code: (-counts[code], words[code]))[:CLASSES]
+        kept = sorted(range(len(words)), key=lambda code: (-counts[code], words[code]))[:most]
         kept.sort(key=lambda code: words[code])
-        place = np.full(len(words) + 1, -1, np.int32)
-        place[kept] = np.arange(len(kept))
+        place = np.full(len(words) + 1, OTHER, np.int32)
+        place[kept], place[-1] = np.arange(len(kept)), -1
         codes = coded.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)
         return Column(kind, place[codes], tuple(words[code] for code in kept))
 

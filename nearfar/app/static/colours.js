@@ -24,7 +24,7 @@ export function colouring() {
   const [low, high] = text ? [0, 1] : ends(values);
   for (let row = 0; row < count; row++) {
     const value = values[row];
-    if (text && value >= 0) codes[row] = 2 + Math.min(value, HUES * SHADES);
+    if (text && value !== -1) codes[row] = 2 + Math.min(value < 0 ? Infinity : value, HUES * SHADES); // below -1: one of the rarer values
     if (!text && !Number.isNaN(value)) {
       codes[row] = 2 + Math.max(0, Math.min(BANDS - 1, Math.floor(((value - low) / (high - low || 1)) * BANDS)));
     }

@@ -5,6 +5,7 @@ import { where } from "./lists.js";
 import { byId, make, on, say, state, trying } from "./state.js";
 
 const SHOWN = 12; // values of a column
+const OTHER = -2; // the code of the rarer values of a column; see row_numbers.py
 const HIDDEN = new Set(["id", "path", "digest", "boxes", "mask", "mask_digest", "map_x", "map_y"]);
 const columns = new Map(); // name -> { names, values }, read once
 
@@ -47,8 +48,11 @@ async function section(column, kind) {
   const found = await read(column);
   if (!found) return null;
   const { names, values } = found, counts = new Uint32Array(names.length + 1);
+  let others = 0;
   values.forEach((code, row) => {
-    if (state.shown?.[row] !== 0) counts[code < 0 ? names.length : code]++;
+    if (state.shown?.[row] === 0) return;
+    if (code === OTHER) others++;
+    else counts[code < 0 ? names.length : code]++;
   });
   const listed = [...names, null].map((name, at) => ({ name, count: counts[at], text: clause(column, kind, name) }));
   const there = listed.filter(({ count, text }) => count || parts().includes(text)).sort((a, b) => b.count - a.count);
@@ -68,6 +72,7 @@ async function section(column, kind) {
     });
     items.push(make("li", {}, more));
   }
+  if (others) items.push(make("li", { class: "soft" }, `${others.toLocaleString("en")} with rarer values`));
   return make("section", { "data-column": column }, make("h2", {}, column), make("ul", {}, ...items));
 }
 

@@ -5,6 +5,7 @@ import { accept, give, proposals, undo } from "./labels.js";
 import { byId, focused, labelOf, make, on, say, state } from "./state.js";
 
 const given = new Set(); // classes that were given here, which are shown though they may have no image
+const OFFERED = 500; // classes that are offered while one is typed
 let digits = null; // of a class beyond the ninth, while they are typed
 
 /** How a class is typed: a digit, or a point and two digits. */
@@ -64,7 +65,7 @@ function bar() {
     chips.unshift(chip);
   }
   byId("chips").replaceChildren(...chips.slice(0, 120));
-  byId("known-labels").replaceChildren(...names.map((name) => make("option", { value: name })));
+  byId("known-labels").replaceChildren(...names.slice(0, OFFERED).map((name) => make("option", { value: name })));
 }
 
 /** Make the bar. */

@@ -58,8 +58,11 @@ export async function label(rows, names, origin = "hand") {
   return true;
 }
 
-/** Take note of what the server said of a change. */
-function saved(told) {
+/** Take note of what the server said of a change: of another column than the labels, what was there before. */
+function saved(told, { key, column: other, rows, before, after }) {
+  // What is already as it was to become may have been sent twice, since the answer was lost.
+  const was = told.before?.map((value, at) => (value === after[at] && before[at] !== null ? before[at] : value));
+  if (was) done({ column: other, rows, before: new Set(was).size === 1 ? was[0] : was, key });
   if (!told.at) return;
   const { column, names } = state.labels;
   seen = told.version;
@@ -109,10 +112,9 @@ export async function confirm() {
 /** Set another column: a tag, or whether images are set aside. */
 export async function set(column, rows, after, before) {
   if (!rows.length) return;
-  outbox.send("api/set", { key: state.facts.key, column, rows, ids: idsOf(rows), before, after });
+  outbox.send("api/set", { key: state.facts.key, column, rows, ids: idsOf(rows), before, after }, saved);
   state.facts.columns[column] ??= typeof after[0] === "boolean" ? "flag" : "text";
   forget(rows, column, after);
-  done({ column, rows, before: new Set(before).size === 1 ? before[0] : before, key: state.facts.key });
 }
 
 /** Take back what was changed last, also before the page was loaded. */

@@ -26,6 +26,8 @@ export const unlabelled = () => !state.labels.values.some((code) => code >= 0);
 const BEGIN = "No image has a label yet. Begin with “Duplicates” and “Anomalies”, then “To label”.";
 const kept = new Map(); // lists that were made by hand: "selected", "similar", "classifier"
 let asked = 0, last = [], current = "all";
+let remade = null; // makes the list "similar" anew, where it was made by a file or by words
+let under = ""; // the condition that this was asked under
 
 /** The name of the list that is open, or on its way. */
 export const openList = () => current;
@@ -127,6 +129,7 @@ export async function open(name) {
     return show("all", {}, Int32Array.from({ length: state.facts.count }, (_, row) => row));
   }
   if (name === "similar" && state.likes.length) return similar(state.likes, state.dislikes);
+  if (name === "similar" && remade && under !== state.condition) return remade();
   if (name === "similar" && !kept.has(name) && focused() >= 0) return similar([focused()], []);
   if (name === "classifier" && !kept.has(name)) return train();
   if (name === "parts" && !kept.has(name)) return parts.open();
@@ -159,6 +162,7 @@ export const heldRows = (name) => kept.get(name)?.[1] ?? new Int32Array();
 export async function similar(likes, dislikes) {
   if (!likes.length) return say(worded("A search needs an image to look for."));
   Object.assign(state, { likes, dislikes });
+  remade = null;
   const where = state.condition || null;
   const found = await made("similar", "api/search", { key: state.facts.key, like: likes, dislike: dislikes, where });
   if (found) hold("similar", found.head, found.rows);
@@ -169,20 +173,22 @@ export async function similar(likes, dislikes) {
 export async function byFile(file) {
   if (!file) return;
   say(`Looking for the like of ${file.name}…`);
-  const query = state.condition ? `?${new URLSearchParams({ where: state.condition })}` : "";
+  const where = state.condition, query = where ? `?${new URLSearchParams({ where })}` : "";
   const found = await trying(() => ask(`api/search/file${query}`, file));
   if (!found) return;
   Object.assign(state, { likes: [], dislikes: [] });
+  [remade, under] = [() => byFile(file), where];
   hold("similar", { ...found.head, lines: [file.name] }, found.rows);
 }
 
 /** Find what is like some words. */
 export async function byWords(text) {
   if (!text) return;
-  const where = state.condition || null;
-  const found = await made("similar", "api/search/words", { text, where });
+  const where = state.condition;
+  const found = await made("similar", "api/search/words", { text, where: where || null });
   if (!found) return;
   Object.assign(state, { likes: [], dislikes: [] });
+  [remade, under] = [() => byWords(text), where];
   hold("similar", { ...found.head, lines: [text] }, found.rows);
 }
 

@@ -4,7 +4,7 @@ import { ask, Away, Stale } from "./api.js";
 import { byId, many, on, say, state, tell, worded } from "./state.js";
 
 const BEAT = 15000; // milliseconds after which the changes of another tab count as left behind
-const queue = []; // { path, body, after }: what to send, in order
+const queue = []; // { path, body, after }: what to send, in order; nobody hears of what takes a change back
 let sending = Promise.resolve(), away = "";
 
 const prefix = () => `nearfar outbox ${state.facts.place} `;
@@ -20,7 +20,7 @@ export const isAway = () => Boolean(away);
 function keep() {
   const name = prefix() + sessionStorage.nearfarTab;
   try {
-    if (queue.length) localStorage[name] = JSON.stringify({ beat: Date.now(), queue: queue.map(({ path, body }) => ({ path, body })) });
+    if (queue.length) localStorage[name] = JSON.stringify({ beat: Date.now(), queue: queue.map(({ path, body, after }) => ({ path, body, quiet: !after })) });
     else localStorage.removeItem(name);
   } catch {
     if (away) say("The browser has no room for these changes; leave this page open until the server is back.", true);
@@ -67,7 +67,7 @@ async function work() {
       away = "";
       queue.shift();
       keep();
-      after?.(told);
+      after?.(told, body);
     } catch (error) {
       if (error instanceof Away) {
         if (!away) say(`${error.message} Your changes are kept in this browser, and saved once it is back.`, true);
@@ -94,7 +94,7 @@ export async function start(after) {
     try {
       const { beat, queue: kept } = JSON.parse(localStorage[name]);
       if (!mine && Date.now() - beat < BEAT) continue;
-      queue.push(...kept.map((change) => ({ ...change, after })));
+      queue.push(...kept.map(({ path, body, quiet }) => ({ path, body, after: quiet ? undefined : after })));
     } catch { /* not ours */ }
     if (!mine) localStorage.removeItem(name);
   }
