@@ -400,6 +400,14 @@ def test_columns_called_like_parts_of_a_file_and_texts_that_are_nan_come_back(tm
     assert (again.vectors()[1] == store.vectors()[1]).all()
 
 
+def test_a_file_whose_own_words_make_no_store_makes_none(tmp_path):
+    said = {"nearfar": json.dumps({"thumbnail": 0})}
+    pq.write_table(table(["a"]).replace_schema_metadata(said), tmp_path / "in.parquet")
+    with pytest.raises(NearfarError, match=r"in.parquet: thumbnail is 0, not a whole number"):
+        nearfar.store(tmp_path / "s.nf", import_file=tmp_path / "in.parquet")
+    assert not (tmp_path / "s.nf").exists()
+
+
 def test_nan_among_numbers_is_none_of_them(tmp_path):
     (tmp_path / "in.csv").write_text("id,v0,age,word\na,1,1.5,nan\nb,2,NaN,x\n")
     nearfar.store(tmp_path / "s.nf", import_file=tmp_path / "in.csv")

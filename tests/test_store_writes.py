@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 from functools import partial
@@ -53,6 +54,29 @@ def test_writes_by_several_leave_what_a_dictionary_holds(kind: str, tmp_path: Pa
 
 
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="needs Linux's count of bytes read")
+def test_a_store_that_vanishes_is_told_in_a_sentence(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "s.nf", INFO)
+    store.upsert(table(["a"]))
+    shutil.rmtree(tmp_path / "s.nf")
+    for work in (
+        lambda: store.version,
+        lambda: store.columns,
+        lambda: len(store),
+        store.ids,
+        store.vectors,
+        lambda: store.nearest(draw(1), 1),
+        lambda: store.update("label", {"a": "x"}),
+        lambda: store.upsert(table(["a"])),
+        lambda: store.delete(["a"]),
+        lambda: store.drop(["x"]),
+        store.compact,
+    ):
+        with pytest.raises(NearfarError):
+            work()
+    with pytest.raises(NearfarError, match="s.nf is no longer there; bring it back"):
+        store.ids()
+
+
 def test_a_write_of_new_rows_does_not_read_the_old_ones(tmp_path: Path) -> None:
     def read_by(work) -> int:
         def count() -> int:

@@ -184,6 +184,7 @@ def import_file(address: str | Path, path: str | Path) -> tuple[VectorStore, int
         said = {name: facts[name] for name, type_ in names.items() if isinstance(facts.get(name), type_)}
         size = facts.get("thumbnail")
         info = StoreInfo(dim, thumbnail=size if isinstance(size, int) else THUMBNAIL, **said)
+        StoreInfo.read(json.dumps(info.to_json()), str(file))  # else a store would be made that none can open
         try:
             there = open_store(address).columns
         except NearfarError:  # none yet, or one that cannot be opened, which is said below

@@ -56,6 +56,30 @@ def check_writable(folder: Path | None, address: str) -> None:
         )
 
 
+def unreadable(error: Exception, folder: Path | None, address: str) -> Exception:
+    """Say that a table, or a part of it, cannot be read.
+
+    Args:
+        error: what LanceDB raised.
+        folder: of the table; None where it is in no folder.
+        address: of the store, as errors call it.
+
+    Returns:
+        The error to raise.
+    """
+    if isinstance(error, UnicodeEncodeError):  # a name that was asked for
+        return error
+    if folder is not None and not folder.is_dir():
+        return NearfarError(
+            f"the vector store {address} is no longer there; bring it back, or make it anew with nearfar "
+            "embed."
+        )
+    return NearfarError(
+        f"a part of the vector store {address} cannot be read ({reason(error)}); bring back a copy, or make "
+        "it anew with nearfar embed."
+    )
+
+
 def commit(work: Callable[[], T], table: Any, folder: Path | None, address: str) -> T:
     """Do work that commits; again, from the newest state, where another process was quicker.
 
@@ -72,8 +96,8 @@ def commit(work: Callable[[], T], table: Any, folder: Path | None, address: str)
         NearfarError: the table cannot be written.
     """
     for attempt in range(_TRIES):
-        before = int(table.version)
         try:
+            before = int(table.version)
             found = work()
             if folder is not None and int(table.version) > before and not _reads_back(table):
                 _take_back(table, before, folder)
@@ -87,7 +111,8 @@ def commit(work: Callable[[], T], table: Any, folder: Path | None, address: str)
                     raise NearfarError(_full(address)) from None
                 raise NearfarError(f"{address} cannot be written: {reason(error)}.") from None
             time.sleep(0.05 * 2 ** min(attempt, 5))
-            table.checkout_latest()
+            with contextlib.suppress(OSError, RuntimeError, ValueError):  # which the next try tells
+                table.checkout_latest()
     raise NearfarError(f"other processes keep writing to {address}; wait for them and try again.")
 
 

@@ -23,7 +23,7 @@ from . import arrow_rows, conditions, lance_sql, schema
 from .base import StoreInfo, Value, Vectors, check_room
 from .index import Index
 from .known_ids import KnownIds
-from .lance_commits import GONE, READS, check_writable, commit, put_together, reason, tidy
+from .lance_commits import GONE, READS, check_writable, commit, put_together, reason, tidy, unreadable
 
 TABLE = "images"
 _BATCH = 16_384  # rows read at a time, where all are
@@ -123,17 +123,25 @@ class LanceStore:
     @property
     def version(self) -> int:
         """A number that rises with every change."""
-        return int(self._table.version)
+        return self._looked(lambda: int(self._table.version))
 
     @property
     def columns(self) -> dict[str, str]:
         """Every column's kind by its name."""
-        kinds = {field.name: schema.kind_of(field.type) for field in self._table.schema}
+        layout = self._looked(lambda: self._table.schema)
+        kinds = {field.name: schema.kind_of(field.type) for field in layout}
         return {name: kind for name, kind in kinds.items() if kind and name not in schema.HIDDEN}
 
     def __len__(self) -> int:
         """Count the rows."""
-        return int(self._table.count_rows())
+        return self._looked(lambda: int(self._table.count_rows()))
+
+    def _looked(self, work: Callable[[], T]) -> T:
+        """Look at the newest state, if there is one still."""
+        try:
+            return work()
+        except (OSError, RuntimeError, ValueError) as error:
+            raise self._unreadable(error) from None
 
     def ids(self, where: str | None = None) -> list[str]:
         """Name the rows, sorted."""
@@ -194,13 +202,8 @@ class LanceStore:
         return version, still.count_rows(), made()
 
     def _unreadable(self, error: Exception) -> Exception:
-        """Say that a part of the store cannot be read."""
-        if isinstance(error, UnicodeEncodeError):  # a name that was asked for
-            return error
-        return NearfarError(
-            f"a part of the vector store {self.address} cannot be read ({reason(error)}); bring back a "
-            "copy, or make it anew with nearfar embed."
-        )
+        """Say that the store, or a part of it, cannot be read."""
+        return unreadable(error, self.folder and self.folder / f"{TABLE}.lance", self.address)
 
     def _piece(self, table: Any) -> Any:
         ids, keys = table["id"].combine_chunks(), table[schema.KEY].to_numpy()
@@ -232,7 +235,8 @@ class LanceStore:
             except (OSError, RuntimeError, ValueError) as error:
                 if not left or GONE not in str(error).lower():
                     raise self._unreadable(error) from None
-                self._table.checkout_latest()
+                with contextlib.suppress(OSError, RuntimeError, ValueError):  # which the next try tells
+                    self._table.checkout_latest()
         return arrow_rows.ordered(table.replace_schema_metadata(None), ids, strict=strict and where is None)
 
     def upsert(self, table: Any) -> None:
