@@ -286,8 +286,8 @@ def good(scores: scoring.Scores | None, noun: str, otherwise: str = "") -> str:
     return (
         f"{first}{scoring.title(key)} classifies {scoring.percent(encoder['accuracy'])} of "
         f"{scores.get('images', {}).get('test', 0):,} test {noun} correctly "
-        f"({100 * encoder['low']:.1f} to {100 * encoder['high']:.1f}); "
-        f"{', '.join(others)}."
+        f"({100 * encoder['low']:.1f} to {100 * encoder['high']:.1f})"
+        f"{'; ' * bool(others)}{', '.join(others)}."
     )
 
 

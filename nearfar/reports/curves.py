@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,7 +63,7 @@ class TrainingCurves:
             key: the figure.
             share: give the share of the run's own length, in per cent, instead of epochs.
         """
-        known = [line for line in lines if isinstance(line.get(key), (int, float))]
+        known = [line for line in lines if isinstance(v := line.get(key), (int, float)) and math.isfinite(v)]
         unit = self.steps / 100 if share and self.steps else self.steps_an_epoch
         return [line["step"] / unit for line in known], [float(line[key]) for line in known]
 
@@ -149,7 +150,7 @@ def _number(value: Any, percent: bool) -> str:
     return f"{100 * value:.1f} %" if percent else f"{value:.3g}"
 
 
-def spectrum(names: Sequence[str], features: Sequence[torch.Tensor | None]) -> Plots:
+def spectrum(names: Sequence[str], features: Sequence[torch.Tensor | None]) -> Plots | Note:
     """Draw how much of the features' variance each direction holds, the greatest first.
 
     Args:
@@ -157,7 +158,8 @@ def spectrum(names: Sequence[str], features: Sequence[torch.Tensor | None]) -> P
         features: (n, d) of each; None where there are none.
 
     Returns:
-        One plot: singular values of centred unit features, over the greatest, on two logarithmic axes.
+        One plot: singular values of centred unit features, over the greatest, on two logarithmic axes; a note
+        where no features differ.
     """
     lines = []
     for number, rows in enumerate(features):
@@ -166,7 +168,10 @@ def spectrum(names: Sequence[str], features: Sequence[torch.Tensor | None]) -> P
         plain = torch.nn.functional.normalize(rows.double(), dim=1)
         values = torch.linalg.svdvals(plain - plain.mean(0))
         values = values[values > values.max() * 1e-6] / values.max().clamp(min=1e-300)
-        lines.append(Line(list(range(1, len(values) + 1)), values.tolist(), number))
+        if len(values):  # else all features are the same
+            lines.append(Line(list(range(1, len(values) + 1)), values.tolist(), number))
+    if not lines:
+        return Note("All features are the same: there is no spectrum.")
     half = ", ".join(f"{sum(value > 0.1 for value in line.y):,}" for line in lines)
     svg = curves(
         "spectrum",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -81,7 +82,8 @@ def draw(name: str, alt: str, paint: Callable[[Any], None], size: tuple[float, f
     from matplotlib.figure import Figure
 
     file = io.StringIO()
-    with rc_context({**STYLE, "svg.hashsalt": name}):
+    with rc_context({**STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # the reader's own fonts have it
         figure = Figure(figsize=size, layout="constrained", facecolor="none")
         paint(figure.subplots())
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
