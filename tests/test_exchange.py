@@ -18,7 +18,7 @@ import nearfar
 from nearfar.core import progress
 from nearfar.core.errors import NearfarError
 from nearfar.features.files import write_vectors
-from nearfar.stores import StoreInfo, brute_force, index, open_store, quantised, snapshot
+from nearfar.stores import StoreInfo, brute_force, import_export, index, open_store, quantised, snapshot
 from nearfar.stores.arrow_rows import fixed
 from nearfar.stores.import_export import export
 
@@ -398,6 +398,17 @@ def test_columns_called_like_parts_of_a_file_and_texts_that_are_nan_come_back(tm
     again = open_store(str(tmp_path / "again.nf"))
     assert again.rows().to_pylist() == store.rows().to_pylist()
     assert (again.vectors()[1] == store.vectors()[1]).all()
+
+
+def test_one_long_text_among_many_is_told_to_go_to_parquet(tmp_path, monkeypatch):
+    store = open_store(str(tmp_path / "s.nf"), INFO)
+    store.upsert(table([f"{number:03}" for number in range(500)], note=["x" * 100_000, *["y"] * 499]))
+    monkeypatch.setattr(import_export, "available", lambda: 10**8)
+    with pytest.raises(
+        NearfarError, match="column note takes 0.2 GB .* 100,000 characters; export to a .parquet"
+    ):
+        export(store, tmp_path / "out.npz")
+    assert not (tmp_path / "out.npz").exists()
 
 
 def test_a_file_whose_own_words_make_no_store_makes_none(tmp_path):

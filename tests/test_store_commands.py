@@ -182,6 +182,12 @@ def test_the_map_is_kept_in_the_store_and_drawn(store: VectorStore, tmp_path: Pa
     assert (tmp_path / "map.csv").read_text().startswith("id,map_x,map_y\n")
 
 
+def test_labels_in_a_column_called_as_one_of_the_list_are_refused(store: VectorStore) -> None:
+    store.update("suggested", dict.fromkeys(store.ids(), "cat"))
+    with pytest.raises(NearfarError, match="the list has a column 'suggested' of its own"):
+        nearfar.label_errors(store, column="suggested")
+
+
 def test_a_map_comes_whole_or_not_at_all(store: VectorStore) -> None:
     before = store.version
     nearfar.image_map(store)

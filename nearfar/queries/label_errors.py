@@ -24,6 +24,7 @@ from .store_access import (
     write_result,
 )
 
+OWN = ("suggested", "doubt")  # columns of the list beside the labels
 TELLING = 0.65  # of labels that the classifier gives too: from there on, estimates are within a factor of two
 
 
@@ -57,6 +58,10 @@ def label_errors(
         NearfarError: there are too few labels, or no such column.
     """
     check_limit(limit)  # before a folder is embedded
+    if column in OWN:
+        raise NearfarError(
+            f"the list has a column {column!r} of its own; keep the labels in a column of another name."
+        )
     opened = open_for_query(store, out)
     ids, x = opened.vectors(where)
     if not ids:

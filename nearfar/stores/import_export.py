@@ -22,6 +22,7 @@ import numpy as np
 from ..core.arrays import ERRORS, open_arrays
 from ..core.atomic import atomic_write, check_place
 from ..core.errors import NearfarError
+from ..core.memory import available
 from ..core.plain_path import plain_path
 from ..core.progress import say
 from ..core.shapes import loads
@@ -113,7 +114,7 @@ def _to_npz(store: VectorStore, ids: Sequence[str], path: Path, facts: str) -> N
     for name in table.column_names:
         if name != "id":
             called = f"{_COLUMN}{name}" if name in _TAKEN else name
-            arrays[called] = np.array(_words(table[name].to_pylist()), np.str_)
+            arrays[called] = _array_of(name, _words(table[name].to_pylist()))
     arrays["provenance"] = np.array(facts)
     with atomic_write(path, folders=True) as file, zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
@@ -125,6 +126,17 @@ def _to_npz(store: VectorStore, ids: Sequence[str], path: Path, facts: str) -> N
             np.lib.format.write_array_header_1_0(member, header)
             for some in _parts(ids):
                 member.write(store.vectors(ids=some)[1].tobytes())
+
+
+def _array_of(name: str, words: list[str]) -> Any:
+    """Lay words in an array, in which each takes as much room as the longest."""
+    longest = max(map(len, words), default=0)
+    if (size := 4 * longest * len(words)) > available():
+        raise NearfarError(
+            f"the column {name} takes {size / 1e9:,.1f} GB as an array, since one of its texts has "
+            f"{longest:,} characters; export to a .parquet file."
+        )
+    return np.array(words, np.str_)
 
 
 def _to_csv(store: VectorStore, ids: Sequence[str], path: Path, facts: str) -> None:
