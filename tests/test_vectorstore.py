@@ -156,6 +156,16 @@ def test_a_vector_of_zeros_has_no_direction(store):
     assert store.nearest(draw(1), 2)[0] == [["a", "zero"]]
 
 
+def test_of_equals_the_first_by_id_are_found(store):
+    ids = [f"{number:03}" for number in range(300)]
+    store.upsert(table(ids[::-1], np.repeat(draw(1), 300, axis=0)))
+    store.upsert(table(["best"], draw(1) + np.float32(1e-9), label=["x"]))
+    queries = np.concatenate([draw(1), -draw(1), draw(38, seed=2)])
+    for k, where, first in ((7, None, ids[:7]), (3, "id >= '100'", ids[100:103]), (1, None, ids[:1])):
+        names, cosines = store.nearest(queries, k, where=where)
+        assert names == [first] * 40 and cosines.shape == (40, k)
+
+
 def test_an_empty_store_answers(store):
     assert len(store) == 0 and store.ids() == [] and store.vectors()[1].shape == (0, 8)
     names, cosines = store.nearest(draw(2), 5)

@@ -290,8 +290,8 @@ class VectorStore(Protocol):
             exact: compare all rows, or use an index; default by number of rows (`EXACT`).
 
         Returns:
-            For each query, its ids; and (q, k) cosines in float32. Equals come sorted by id where all are
-            compared.
+            For each query, its ids; and (q, k) cosines in float32. Where all are compared, equals come sorted
+            by id, and of more than are wanted the first.
 
         Raises:
             NearfarError: the condition makes no sense, or a query's width or k is wrong.

@@ -48,7 +48,7 @@ def best(queries: Cosines, unit: Cosines, k: int, rows: Rows | None = None) -> t
 
     cosines = np.empty((len(queries), 0), np.float32)
     found = np.empty((len(queries), 0), np.int64)
-    for at, block in _spans(unit, rows):
+    for at, block in spans(unit, rows):
         values, places = [], []
         for low in range(0, len(queries), STEP):
             tile = torch.from_numpy(queries[low : low + STEP] @ block.T)
@@ -59,8 +59,8 @@ def best(queries: Cosines, unit: Cosines, k: int, rows: Rows | None = None) -> t
     return cosines, found
 
 
-def _spans(unit: Cosines, rows: Rows | None) -> Iterator[tuple[Rows, Cosines]]:
-    """Give row numbers and rows, a chunk at a time."""
+def spans(unit: Cosines, rows: Rows | None) -> Iterator[tuple[Rows, Cosines]]:
+    """Give row numbers and rows of a matrix, a chunk at a time; all, or some in ascending order."""
     count = len(unit) if rows is None else len(rows)
     for low in range(0, count, SPAN):
         at = np.arange(low, min(low + SPAN, count)) if rows is None else rows[low : low + SPAN]

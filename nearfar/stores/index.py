@@ -19,10 +19,11 @@ from ..core import locks
 from ..core.errors import NearfarError
 from . import quantised, snapshot
 from .base import EXACT
-from .brute_force import Cosines, Rows, best, merged, unit_rows, weighed
+from .brute_force import Cosines, Rows, best, merged, spans, unit_rows, weighed
 
 FRESH = 5_000  # rows kept in memory at least before the copy is rebuilt; else a tenth of the copy
 NARROW = 0.1  # the share of rows below which those that a condition leaves are compared, not searched for
+TIED = 16  # queries with equals at the end of what is wanted that are looked into at a time
 DECIMALS = 6  # of a cosine: what lies below is rounding, and must not put equals in order
 
 
@@ -198,11 +199,31 @@ def check_queries(queries: Cosines, k: int, dim: int) -> Cosines:
 
 
 def _compared(state: State, queries: Cosines, rows: Rows, k: int) -> tuple[Cosines, Rows]:
-    """Compare every row."""
+    """Compare every row; of equals at the end of what is wanted, the first by id are kept."""
     split = int(np.searchsorted(rows, len(state.copy)))
-    found = best(queries, state.copy.unit, k, rows[:split])
-    cosines, at = best(queries, state.fresh, k, rows[split:] - len(state.copy))
-    return merged(found, (cosines, at + len(state.copy)), k)
+    fresh = rows[split:] - len(state.copy)
+    found = best(queries, state.copy.unit, k + 1, rows[:split])
+    cosines, at = best(queries, state.fresh, k + 1, fresh)
+    cosines, at = merged(found, (cosines, at + len(state.copy)), k + 1)
+    if cosines.shape[1] <= k:
+        return cosines, at
+    order = np.argsort(-cosines, axis=1)
+    cosines, at = np.take_along_axis(cosines, order, 1), np.take_along_axis(at, order, 1)
+    last = np.round(cosines[:, k - 1 :], DECIMALS)
+    tied = np.flatnonzero(last[:, 0] == last[:, 1])
+    cosines, at = cosines[:, :k].copy(), at[:, :k].copy()
+    for low in range(0, len(tied), TIED):
+        some = tied[low : low + TIED]
+        blocks = (
+            block
+            for part in ((state.copy.unit, rows[:split]), (state.fresh, fresh))
+            for _, block in spans(*part)
+        )
+        every = np.concatenate([queries[some] @ block.T for block in blocks], axis=1)
+        for line, values in zip(some, every, strict=True):
+            kept = np.lexsort((state.place[rows], -np.round(values, DECIMALS)))[:k]
+            cosines[line], at[line] = values[kept], rows[kept]
+    return cosines, at
 
 
 def _searched(state: State, queries: Cosines, rows: Rows, k: int) -> tuple[Cosines, Rows]:
