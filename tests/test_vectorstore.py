@@ -166,6 +166,18 @@ def test_of_equals_the_first_by_id_are_found(store):
         assert names == [first] * 40 and cosines.shape == (40, k)
 
 
+def test_a_connection_that_the_server_ends_is_told_and_made_anew(request):
+    address = f"{request.getfixturevalue('server')}&table=ended"
+    store, other = open_store(address, INFO), open_store(address)
+    store.upsert(table(["a"]))
+    for work in (store.ids, store.compact):
+        own = store._server.run("select pg_backend_pid()")[0][0]
+        other._server.run("select pg_terminate_backend(:own)", own=own)
+        with pytest.raises(NearfarError, match="was lost|refused the request"):
+            work()
+        assert store.ids() == ["a"]
+
+
 def test_an_empty_store_answers(store):
     assert len(store) == 0 and store.ids() == [] and store.vectors()[1].shape == (0, 8)
     names, cosines = store.nearest(draw(2), 5)

@@ -105,6 +105,29 @@ class Server:
         return self._connection
 
     @contextmanager
+    def _talking(self) -> Iterator[Any]:
+        """Have the connection for oneself; one that is lost is given up.
+
+        Yields:
+            The connection.
+
+        Raises:
+            NearfarError: the server cannot be reached, or refuses.
+        """
+        with self._lock:
+            try:
+                yield self._connected()
+            except self._driver.DatabaseError as error:
+                raise NearfarError(
+                    f"{self._address.shown} refused the request: {self._reason(error)}."
+                ) from None
+            except (self._driver.InterfaceError, OSError) as error:
+                self.close()
+                raise NearfarError(
+                    f"the connection to {self._address.shown} was lost: {self._reason(error)}; try again."
+                ) from None
+
+    @contextmanager
     def transaction(self) -> Iterator[Any]:
         """Do several statements as one: all of it is there in the end, or nothing.
 
@@ -114,22 +137,19 @@ class Server:
         Raises:
             NearfarError: the server cannot be reached, or refuses.
         """
-        with self._lock:
-            connection = self._connected()
+        with self._talking() as connection:
             try:
                 connection.run("begin")
                 yield connection
                 connection.run("commit")
-            except self._driver.DatabaseError as error:
-                connection.run("rollback")
-                raise NearfarError(
-                    f"{self._address.shown} refused the request: {self._reason(error)}."
-                ) from None
-            except (self._driver.InterfaceError, OSError) as error:
-                self.close()
-                raise NearfarError(
-                    f"the connection to {self._address.shown} was lost: {self._reason(error)}; try again."
-                ) from None
+            except (self._driver.InterfaceError, OSError):
+                raise
+            except self._driver.DatabaseError:
+                try:
+                    connection.run("rollback")
+                except (self._driver.InterfaceError, OSError):  # the server has ended the connection
+                    self.close()
+                raise
             except BaseException:
                 with suppress(Exception):
                     connection.run("rollback")
@@ -146,8 +166,8 @@ class Server:
 
     def vacuum(self, table: str) -> None:
         """Reclaim the space of deleted rows; this can be part of no transaction."""
-        with self._lock:
-            self._connected().run(f"vacuum analyze {table}")
+        with self._talking() as connection:
+            connection.run(f"vacuum analyze {table}")
 
     def _reason(self, error: Exception) -> str:
         """Say in a few words what a server or the network complains of, without the password."""
