@@ -416,6 +416,21 @@ def test_what_is_the_same_everywhere_or_in_letters_of_others_is_drawn_without_a_
     assert cards.good(only, "images").endswith("correctly (40.0 to 60.0).")
 
 
+def test_labels_of_curves_stand_at_their_ends() -> None:
+    found: list[Any] = []
+    lines = [figures.Line([1, 2], [0.4, end], label=str(end)) for end in (0.4, 0.44, 0.48, 0.485)]
+
+    def paint(axes: Any) -> None:
+        for line in lines:
+            axes.plot(line.x, line.y)
+        figures._label_ends(axes, lines)
+        found.extend(text.xyann[1] for text in axes.texts)
+
+    figures.draw("ends", "ends", paint)
+    assert found[:3] == [0, 0, 0]  # there is room
+    assert 0 < found[3] < 11  # the last is near another, and makes some
+
+
 def test_where_it_fails_is_told_by_the_classifier_that_is_quoted(scored: Run) -> None:
     scores = json.loads((scored.path / "evaluation.json").read_text())
     for key, wrong in (("knn", (0, 1)), ("linear", (2, 3))):

@@ -150,6 +150,7 @@ def curves(
 
 def _label_ends(axes: Any, lines: Sequence[Line], apart: float = 11.0) -> None:
     """Write each curve's label at its end; where ends are near, labels make room, some points apart."""
+    axes.figure.draw_without_rendering()  # else the axes still reach from 0 to 1
     points = 72 / axes.figure.dpi
     heights = [axes.transData.transform((line.x[-1], line.y[-1]))[1] * points for line in lines]
     last = -math.inf
