@@ -22,12 +22,3 @@ def plain_path(path: str | os.PathLike[str]) -> str:
         path: of a file or folder, which need not be there.
     """
     return os.path.abspath(path)
-
-
-def typed_path(path: str | os.PathLike[str]) -> Path:
-    """Read a path as it was typed: ~ is the user's folder, ~name that of another user of this machine.
-
-    Args:
-        path: of a file or folder, which need not be there. Where there is no such user, ~name stays as it is.
-    """
-    return Path(os.path.expanduser(path))

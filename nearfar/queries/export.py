@@ -25,7 +25,7 @@ from PIL import Image
 from ..analysis.projection import project
 from ..core.atomic import atomic_write, check_place, whole_folder
 from ..core.errors import NearfarError, nearest
-from ..core.plain_path import typed_path
+from ..core.plain_path import from_home
 from ..core.text import counted, spreadsheet_cell
 from ..features.knn import top_k
 from ..images.thumbnails import checked, thumbnail
@@ -141,7 +141,7 @@ def _beside(address: str, to: str) -> Path:
     """Name what is written after the store, and put it where the store is, or here if that is no folder."""
     if "://" in address:
         return Path(f"{address.rstrip('/').rsplit('/', 1)[-1].split('?')[0]}-{to}{SUFFIXES[to]}")
-    folder = typed_path(address)
+    folder = from_home(address)
     folder = folder if folder.name not in ("", "..") else folder.resolve()
     return folder.with_name(f"{folder.stem}-{to}{SUFFIXES[to]}")
 
