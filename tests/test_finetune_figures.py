@@ -156,6 +156,14 @@ def test_average_precision_is_scikit_learns() -> None:
             )
 
 
+def test_resamples_without_a_label_are_no_mean_average_precision_of_zero() -> None:
+    truth = np.zeros((12, 2), np.float32)
+    truth[0] = 1  # of a third of the resamples none has a label
+    logits = np.where(truth > 0, 4.0, -4.0).astype(np.float32)
+    values = class_figures.of_labels(logits, truth, ("cat", "dog"), 1.0).values
+    assert values["mAP"] == values["low"] == values["high"] == 1.0
+
+
 def judged(
     tuned: float, frozen: float, images: int = 400, checks: list[dict[str, float]] | None = None
 ) -> str:

@@ -12,12 +12,13 @@ from PIL import Image
 from sklearn.metrics import jaccard_score
 
 from nearfar.analysis import segmentation_scores
+from nearfar.core import rng
 from nearfar.core.errors import NearfarError
 from nearfar.data import pixel_labels
 from nearfar.data.coco import run_lengths
 from nearfar.data.pixel_labels import IGNORED, open_pixel_labels
 from nearfar.finetuning.segment import Config, Pixels, Segmentation
-from nearfar.finetuning.segment_baseline import ColourFeatures
+from nearfar.finetuning.segment_baseline import PIXELS, ColourFeatures
 from nearfar.finetuning.task_types import Setup, Where
 from nearfar.images.views import Preprocess
 from nearfar.models.pixel_heads import HEADS
@@ -295,3 +296,26 @@ def test_colour_features_tell_colours_apart(tmp_path):
     fitted = ColourFeatures(task.side, 3).fit(data.dataset, data.targets)
     answers = [Pixels(classes, 1.0) for classes in fitted.predict(test.dataset)]
     assert task.measure(answers, test).score > 0.9
+
+
+def test_colour_features_take_a_class_of_which_a_single_pixel_is_drawn(tmp_path):
+    """scikit-learn stops early by pixels that it holds out of each class, where there are many."""
+    place = folder(tmp_path / "a", 4)
+    for path in place.glob("*.png"):  # more pixels than it takes to hold some out
+        Image.open(path).resize((4 * WIDTH, 4 * HEIGHT), 0).save(path)
+        path = path.with_suffix(".bmp")
+        Image.open(path).resize((4 * WIDTH, 4 * HEIGHT), 0).save(path)
+    with Image.open(place / "00.png") as mask:
+        mask.putpixel((0, 0), 77)
+        mask.save(place / "00.png")
+    task = Segmentation(Config(side=192))
+    data = task.read(place, Preprocess(), Where())
+    assert task.values == (0, 77, 128, 255)
+    share = next(seed for seed in range(99) if 0 in _drawn(seed, 4 * WIDTH * 4 * HEIGHT))
+    fitted = ColourFeatures(task.side, 4, share).fit(data.dataset, data.targets)
+    assert set(np.unique(fitted.predict(data.dataset)[0])) <= {0, 2, 3}
+
+
+def _drawn(seed, count):
+    """Say which pixels of the first image are drawn."""
+    return rng.permutation(rng.fold(seed, "pixels", 0), count)[: -(-PIXELS // 4)]

@@ -65,8 +65,6 @@ def of_classes(
         "calibration_error": calibration_error(shares.max(axis=1), right),
     }
     values["chance"] = 1 / max(1, int((there > 0).sum())) if balanced else float(there.max() / len(truth))
-    # So weighed that the mean over images is the mean over the classes that are there.
-    weigh = len(truth) / ((there > 0).sum() * np.maximum(there, 1))
     main = "balanced_accuracy" if balanced else "accuracy"
     per_class = {
         name: {
@@ -167,13 +165,13 @@ def _interval_of_labels(
             (precision * step).sum(1), every[:, 0], out=np.zeros(len(hits)), where=every[:, 0] > 0
         )
         total, count = total + found, count + (every[:, 0] > 0)
-    return ends(total / np.maximum(count, 1))
+    return ends(total[count > 0] / count[count > 0])  # one that drew no label has no mAP
 
 
 def mistakes(
     logits: Logits, data: Labelled, classes: Sequence[str], temperature: float, *, many: bool, count: int
 ) -> list[Mistake]:
-    """Find the images whose truth was given the least probability, of those that are answered wrongly.
+    """Find the images that are answered wrongly, those first of which the network is surest.
 
     Args:
         logits: (n, classes).

@@ -54,7 +54,9 @@ class ColourFeatures:
             order = rng.permutation(rng.fold(self.seed, "pixels", row), len(kept))[:share]
             x.append(features.reshape(-1, features.shape[2])[kept[order]])
             y.append(wanted[kept[order]])
-        self.model.fit(np.concatenate(x), np.concatenate(y))
+        known = np.concatenate(y)
+        several = np.bincount(known)[known] > 1  # a class of one pixel cannot be held out and fitted too
+        self.model.fit(np.concatenate(x)[several], known[several])
         return self
 
     def predict(self, images: Any) -> list[npt.NDArray[np.uint8]]:
