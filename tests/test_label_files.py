@@ -244,3 +244,37 @@ def test_run_lengths_of_another_size_are_refused_and_not_repeated(pair: Path, co
     coco(pair, [ONE], [{**about(1, 7), "segmentation": code}])
     with pytest.raises(NearfarError, match=r"a.png in .* no run-length code of its size"):
         open_pixel_labels(pair).masks[0].read()
+
+
+@pytest.mark.parametrize("values", [[0, 70_000], [-1, 3], [0, 0.5], [1, np.nan]])
+def test_values_that_no_mask_of_a_prediction_could_hold_are_refused(pair: Path, values: list[float]) -> None:
+    kind = np.float32 if any(value % 1 for value in values) else np.int32
+    Image.fromarray(np.repeat(np.array([values], kind), 32, 0).repeat(16, 1)).save(pair / "a_mask.tif")
+    with pytest.raises(NearfarError, match="a_mask.tif has the value .*whole numbers from 0 to 65535"):
+        open_pixel_labels(pair)
+
+
+def test_two_values_of_one_name_are_refused(pair: Path) -> None:
+    mask(pair / "a_mask.png", 1), mask(pair / "b_mask.png", 5)
+    (pair / "classes.txt").write_text("1 cell\n5 cell\n")
+    with pytest.raises(NearfarError, match="the values 1 and 5 one name, 'cell'"):
+        open_pixel_labels(pair)
+    (pair / "classes.txt").write_text("cell\ncell\n")
+    with pytest.raises(NearfarError, match="the values 1 and 5 one name, 'cell'"):
+        open_pixel_labels(pair)
+
+
+def test_a_category_called_background_is_what_no_outline_covers(pair: Path) -> None:
+    kinds = [{"id": 0, "name": "background"}, {"id": 1, "name": "cell"}]
+    outer, inner = [[2, 2, 30, 2, 30, 30, 2, 30]], [[10, 10, 20, 10, 20, 20, 10, 20]]
+    drawn = [{**about(1, 1), "segmentation": outer}, {**about(1, 0), "segmentation": inner}]
+    labelled = open_pixel_labels(coco(pair, [ONE], drawn, kinds))
+    assert labelled.classes == ("background", "cell")
+    assert labelled.masks[0].read()[[0, 5, 15], [0, 5, 15]].tolist() == [0, 1, 0]
+
+
+def test_a_file_that_is_no_label_file_is_not_passed_over(pair: Path) -> None:
+    voc(pair / "a.xml", "<object><name>x</name></object>")
+    (pair / "found.csv").write_text("path,class,x0,y0,x1,y1\n")
+    with pytest.raises(NearfarError, match="found.csv is no file of boxes"):
+        open_box_labels(pair, pair / "found.csv")

@@ -20,7 +20,7 @@ from ..core.errors import NearfarError
 from ..core.intervals import ends, resampling_weights
 
 RESAMPLES = 200
-MOST = 100  # boxes an image that count
+MOST = 100  # boxes of a class on an image that count
 RECALLS = np.linspace(0, 1, 101)
 _NO_AREA = 1e11  # beyond the largest of COCO's ranges of areas, 1e10 square pixels
 TO_INSTALL = "pip install 'nearfar[detect]'"

@@ -27,6 +27,7 @@ from .yolo_labels import yolo_names, yolo_reader
 
 TURNED = (5, 6, 7, 8)  # of EXIF's orientations, those that exchange height and width
 ORIENTATION = 0x112
+FILES = (".json", ".yaml", ".yml")  # COCO's, and those that name YOLO's classes
 NAMED = 3  # bad boxes that are named one by one
 
 
@@ -98,6 +99,11 @@ def open_box_labels(data: str | Path, labels: str | Path | None = None) -> BoxLa
         raise NearfarError(
             f"there is no --labels {given}; give a COCO file or a folder of .xml or .txt files."
         )
+    if given is not None and not given.is_dir() and not _has_boxes(given):
+        raise NearfarError(
+            f"--labels {given} is no file of boxes; give a COCO .json, a .yaml, or a folder of .xml or .txt "
+            "files."
+        )
     paths = find(folder)
     if not paths:
         raise NearfarError(f"there is no image in {folder}; give the folder that holds images and labels.")
@@ -118,6 +124,11 @@ def open_box_labels(data: str | Path, labels: str | Path | None = None) -> BoxLa
         f"{folder} holds no boxes: it needs a COCO .json, VOC's .xml or YOLO's .txt files; name them with "
         "--labels."
     )
+
+
+def _has_boxes(file: Path) -> bool:
+    """Tell whether a file is one that says where boxes are, or names YOLO's classes."""
+    return file.suffix.lower() in FILES or file.name == "classes.txt"
 
 
 def _by_stem(folder: Path, suffix: str) -> dict[str, Path]:

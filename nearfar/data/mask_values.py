@@ -16,6 +16,7 @@ from ..core.threads import map_in_order
 
 SINGLE = ("1", "L", "LA", "La", "P", "PA")  # modes of a single channel of 8 bits or less, beside transparency
 MANY_BITS = ("I", "F")  # how the modes of more bits begin
+HIGHEST = 65535  # value of a mask of one channel, as a PNG can hold it
 
 
 def read_values(path: Path | IO[bytes], colours: bool = False) -> npt.NDArray[np.int64]:
@@ -30,10 +31,15 @@ def read_values(path: Path | IO[bytes], colours: bool = False) -> npt.NDArray[np
         (height, width) int64; without `colours`, grey saved as a colour image gives grey.
 
     Raises:
-        NearfarError: it cannot be read.
+        NearfarError: it cannot be read, or holds other values than whole numbers of 16 bits.
     """
     pixels = _pixels(path, colours)
     if pixels.ndim == 2:
+        odd = pixels[(pixels < 0) | (pixels > HIGHEST) | (pixels % 1 != 0)]  # of NaN the last
+        if len(odd):
+            raise NearfarError(
+                f"the mask {path} has the value {odd[0]:g}; save masks with whole numbers from 0 to {HIGHEST}."
+            )
         return pixels.astype(np.int64)
     red, green, blue = (pixels[:, :, at].astype(np.int64) for at in range(3))
     return red * 65536 + green * 256 + blue if colours or _has_colours(pixels) else red

@@ -271,18 +271,25 @@ def _names(folder: Path, values: Sequence[int], colours: bool) -> tuple[str, ...
     lines = [line.split() for line in read_text(path).splitlines() if line.strip()]
     if all(len(words) > 1 and words[0].isdecimal() for words in lines):
         given = {int(words[0]): " ".join(words[1:]) for words in lines}
-        return tuple(given.get(value, str(value)) for value in values)
-    if len(lines) == len(values):
-        return tuple(" ".join(words) for words in lines)
-    raise NearfarError(
-        f"{path} names {len(lines)} classes and the masks have {len(values)} values; write a line "
-        "'VALUE NAME' for each."
-    )
+        names = tuple(given.get(value, str(value)) for value in values)
+    elif len(lines) == len(values):
+        names = tuple(" ".join(words) for words in lines)
+    else:
+        what, there = counted(len(lines), "class"), counted(len(values), "value")
+        raise NearfarError(
+            f"{path} names {what} and the masks have {there}; write a line 'VALUE NAME' for each."
+        )
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        several = " and ".join(str(value) for value, name in zip(values, names, strict=True) if name == twice)
+        raise NearfarError(f"{path} gives the values {several} one name, {twice!r}; give each its own.")
+    return names
 
 
 def _of_coco(folder: Path, file: coco.Coco) -> PixelLabels:
-    """Take the outlines of a COCO file; what no outline covers is background."""
+    """Take the outlines of a COCO file; what no outline covers is background, as a category of that name."""
     at = coco.locate(file, find(folder))
+    classes = tuple(dict.fromkeys((BACKGROUND, *file.classes)))
     if not at:
         raise NearfarError(f"none of the images of {file.path} is in {folder}; give the folder they are in.")
     images, masks, boxes = sorted(at), [], 0
@@ -291,7 +298,8 @@ def _of_coco(folder: Path, file: coco.Coco) -> PixelLabels:
         shapes = []
         for one in file.annotations.get(key, ()):
             if one.get("segmentation"):
-                shapes.append((file.number[one["category_id"]] + 1, one["segmentation"]))
+                name = file.classes[file.number[one["category_id"]]]
+                shapes.append((classes.index(name), one["segmentation"]))
             else:
                 boxes += 1
         if not (height and width):
@@ -305,7 +313,7 @@ def _of_coco(folder: Path, file: coco.Coco) -> PixelLabels:
     notes = [f"{counted(boxes, 'annotation is')} left out: with a box and no outline."] if boxes else []
     notes += file.notes(folder, len(file.images) - len(images))
     source = FileSource(str(folder), clean(images), None, folder, images)
-    return PixelLabels(source, tuple(masks), (BACKGROUND, *file.classes), (), tuple(notes))
+    return PixelLabels(source, tuple(masks), classes, (), tuple(notes))
 
 
 def renumbered(labels: PixelLabels, classes: Sequence[str], values: Sequence[int]) -> PixelLabels:
