@@ -205,6 +205,26 @@ def test_a_prediction_that_was_cut_short_goes_on(linear, labelled, tmp_path, mon
     assert not list(tmp_path.glob("*.parts"))
 
 
+def test_a_list_of_unusable_images_goes_when_all_can_be_used(linear, labelled, tmp_path) -> None:
+    shutil.copytree(labelled / "test", tmp_path / "photos")
+    bad = tmp_path / "photos" / "bad.png"
+    for where, do in (("p.csv", nearfar.predict), ("v.npz", nearfar.embed)):
+        bad.write_bytes(b"no image")
+        do(linear.path, tmp_path / "photos", out=tmp_path / where)
+        assert "bad.png" in (tmp_path / f"{where}.rejected.csv").read_text()
+        bad.unlink()
+        do(linear.path, tmp_path / "photos", out=tmp_path / where)
+        assert not (tmp_path / f"{where}.rejected.csv").exists()
+
+
+def test_a_sheet_of_no_image_is_refused(linear, tmp_path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "bad.png").write_bytes(b"no image")
+    with pytest.raises(NearfarError, match="of 1 image of .* none can be used"):
+        nearfar.predict(linear.path, tmp_path / "photos", sheet=tmp_path / "sheet.png")
+    assert not (tmp_path / "sheet.png").exists()
+
+
 def test_a_store_gets_columns_and_a_sheet_is_drawn(linear, labelled, tmp_path) -> None:
     store = tmp_path / "photos.nf"
     nearfar.embed(linear.path, labelled / "test", store=store)

@@ -38,7 +38,8 @@ def read_values(path: Path | IO[bytes], colours: bool = False) -> npt.NDArray[np
         odd = pixels[(pixels < 0) | (pixels > HIGHEST) | (pixels % 1 != 0)]  # of NaN the last
         if len(odd):
             raise NearfarError(
-                f"the mask {path} has the value {odd[0]:g}; save masks with whole numbers from 0 to {HIGHEST}."
+                f"the mask {path} has the value {odd[0]:g}; save masks with whole numbers from 0 to "
+                f"{HIGHEST}."
             )
         return pixels.astype(np.int64)
     red, green, blue = (pixels[:, :, at].astype(np.int64) for at in range(3))

@@ -205,6 +205,20 @@ def each(
             stop.set()
 
 
+def write_rejected_beside(output: Path, rejected: Sequence[Rejected]) -> None:
+    """Write what an output lacks into `<output>.rejected.csv`; a list that an earlier call left is removed.
+
+    Args:
+        output: the file that was written.
+        rejected: the images left out of it.
+    """
+    path = output.with_name(f"{output.name}.rejected.csv")
+    if rejected:
+        write_rejected(path, rejected)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def write_rejected(path: Path, rejected: Sequence[Rejected]) -> None:
     """Write `rejected.csv` with the columns id and reason, whole or not at all.
 

@@ -24,7 +24,7 @@ from ..core.errors import NearfarError
 from ..data.box_list import open_boxes
 from ..data.modalities import modality_of
 from ..data.open import open_data
-from ..data.reading import Rejected, none_usable, write_rejected
+from ..data.reading import Rejected, none_usable, write_rejected_beside
 from ..data.source import Source
 from ..features import files
 from ..features.chunked import CHUNK_IMAGES, ChunkResult, Journal, read_chunks
@@ -380,8 +380,8 @@ def _embed(job: _Job, source: Source, path: Path | None, journal: Journal | None
             "provenance": run.provenance,
         }
         files.write_vectors(path, result.ids, result.vectors, result.labels, facts)
+        write_rejected_beside(path, rejected)
         if rejected:
-            write_rejected(path.with_name(path.name + ".rejected.csv"), rejected)
             noun = modality_of(source).noun
             progress.say(f"{len(rejected):,} unusable {noun} are skipped; {path}.rejected.csv lists them.")
     return result

@@ -16,7 +16,7 @@ from ..core.errors import NearfarError
 from ..core.plain_path import plain_path
 from ..core.text import counted
 from ..data.modalities import modality
-from ..data.reading import Rejected, write_rejected
+from ..data.reading import Rejected, write_rejected_beside
 from ..features import files
 from ..features.extract import fingerprint
 from ..stores.base import StoreInfo
@@ -106,8 +106,7 @@ def join(
     else:
         assert out is not None
         written, where = _into_file(found, run, out), str(out)
-        if rejected:
-            write_rejected(out.with_name(out.name + ".rejected.csv"), rejected)
+        write_rejected_beside(out, rejected)
     return JoinedParts(where, len(found.notes), found.vectors, found.first["dim"], written, rejected, one)
 
 

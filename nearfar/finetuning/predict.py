@@ -25,7 +25,7 @@ from ..core.text import counted, printable
 from ..data.masks import MASK, MASK_DIGEST
 from ..data.modalities import modality, modality_of
 from ..data.open import open_data
-from ..data.reading import Rejected, none_usable, write_rejected
+from ..data.reading import Rejected, none_usable, write_rejected_beside
 from ..data.source import FileSource, Source, files_of
 from ..features.chunked import CHUNK_IMAGES, Chunk, read_chunks
 from ..features.extract import fingerprint
@@ -300,8 +300,7 @@ class _Job:
             prediction_files.write(self.path, columns, every, task.document)
             if self.beside is not None:
                 prediction_files.put_named(self.beside, task.common_files())
-            if bad:
-                write_rejected(self.path.with_name(self.path.name + ".rejected.csv"), bad)
+            write_rejected_beside(self.path, bad)
         ordered = dict(counts.most_common())
         noun = modality(self.source.modality).noun
         return Predictions(self.path, images, ordered, seconds, fresh, tuple(bad), notes, noun)
@@ -345,12 +344,15 @@ class _Job:
         """Draw some of the images, evenly spread, with what is said of them, and count them."""
         rows = np.unique(np.linspace(0, len(self.source) - 1, min(sheet.SHOWN, len(self.source))).astype(int))
         some = _Some(self.source, rows.tolist())
-        tiles = []
+        tiles, bad = [], []
         for chunk in read_chunks(some, [0], self._reading(), self.workers):
+            bad += [reason for _, reason in chunk.bad]
             answers = self._answers(chunk) if len(chunk) else []
             for at, (row, answer) in enumerate(zip(chunk.kept.tolist(), answers, strict=True)):
                 pixels, caption = self.opened.task.draw(chunk.block.image(at).copy(), answer)
                 tiles.append((pixels, caption, some.ids[row]))
+        if not tiles:
+            raise none_usable(some, bad[0])
         sheet.write(path, tiles)
         return len(tiles)
 
