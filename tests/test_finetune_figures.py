@@ -1,6 +1,7 @@
 """What fine-tuning computes beside training: folds, weights, temperature, figures, verdict."""
 
 import json
+from itertools import permutations
 from types import SimpleNamespace
 
 import numpy as np
@@ -154,6 +155,22 @@ def test_average_precision_is_scikit_learns() -> None:
                 abs(class_figures.average_precision(scores, there) - average_precision_score(there, scores))
                 < 1e-12
             )
+
+
+def test_the_chance_of_a_label_is_the_mean_over_all_rankings() -> None:
+    for hits, count in ((1, 1), (1, 4), (2, 5), (5, 5)):
+        there = np.arange(count) < hits
+        orders = [there[list(order)] for order in permutations(range(count))]
+        every = [class_figures.average_precision(-np.arange(count), order) for order in orders]
+        assert class_figures.chance_precision(hits, count) == pytest.approx(np.mean(every))
+
+
+def test_several_labels_that_everyone_would_guess_are_not_learnt() -> None:
+    truth = np.ones((30, 1), np.float32)
+    figures = class_figures.of_labels(np.full((30, 1), 4.0, np.float32), truth, ("cat",), 1.0)
+    assert figures.score == figures.values["chance"] == 1.0
+    verdict = outcome.judge("linear", "test", {outcome.TUNED: figures}, [])
+    assert verdict.name == "no better than chance" and "100.0 % by chance" in verdict.reason
 
 
 def test_resamples_without_a_label_are_no_mean_average_precision_of_zero() -> None:

@@ -96,12 +96,14 @@ def of_labels(
     Returns:
         mAP, the mean over labels that are there of their average precision, with its 95 % interval (low,
         high); micro_f1 and exact at 0.5; log_loss and
-        calibration_error over all pairs of image and label; average precision of each label.
+        calibration_error over all pairs of image and label; chance, the mAP of images in any order; average
+        precision of each label.
     """
     shares = calibrate.probabilities(logits, temperature, True)
     said, there = shares >= 0.5, truth > 0.5
     held = np.flatnonzero(there.any(axis=0)).tolist()
     found = {at: average_precision(shares[:, at], there[:, at]) for at in held}
+    chance = [chance_precision(int(there[:, at].sum()), len(there)) for at in held]
     both = int((said & there).sum())
     own, sure = np.where(there, shares, 1 - shares), np.maximum(shares, 1 - shares)
     low, high = _interval_of_labels(shares[:, held], there[:, held], groups) if held else (0.0, 0.0)
@@ -113,6 +115,7 @@ def of_labels(
         "exact": float((said == there).all(axis=1).mean()),
         "log_loss": float(0.0 - np.log(np.maximum(own, 1e-12)).mean()),
         "calibration_error": calibration_error(sure.ravel(), (said == there).ravel()),
+        "chance": float(np.mean(chance)) if chance else 0.0,
     }
     per_class = {
         classes[at]: {"images": float(there[:, at].sum()), "average_precision": value}
@@ -138,6 +141,21 @@ def average_precision(scores: npt.NDArray[np.float64], there: npt.NDArray[np.boo
     last = np.flatnonzero(np.append(np.diff(ranked) != 0, True))
     precision, recall = hits[last] / (last + 1), hits[last] / hits[-1]
     return float((precision * np.diff(recall, prepend=0.0)).sum())
+
+
+def chance_precision(hits: int, count: int) -> float:
+    """Give the average precision of a ranking at random, on average over all of them.
+
+    Args:
+        hits: images with the label, one at least.
+        count: images in all.
+
+    Source:
+        Bestgen 2015, "Exact expected average precision of the random baseline for system evaluation".
+    """
+    share = (hits - 1) / (count - 1) if count > 1 else 1.0
+    harmonic = float((1 / np.arange(1, count + 1)).mean())
+    return share + harmonic * (1 - share)
 
 
 def _resampled(values: npt.NDArray[np.float64], groups: Rows | None) -> tuple[float, float]:
