@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ from nearfar.data.sources import open_source
 from nearfar.experiments.label_curves import LearningCurve, Point
 from nearfar.experiments.learning_curve import _Curves
 from nearfar.features import probes
-from nearfar.finetuning.share import drawn
+from nearfar.finetuning.classify import Classification
+from nearfar.finetuning.share import drawn, some_of
+from nearfar.finetuning.task_types import Where
 from nearfar.images.views import Preprocess
 from nearfar.training.run import export
 
@@ -53,6 +56,15 @@ def labelled(tmp_path_factory) -> Path:
             pixels = draw.normal(90, 30, (16, 16, 3)) + 40 * np.array([kind == 0, kind == 1, 0])
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{number:02d}.png")
     return root
+
+
+def test_a_training_is_checked_by_images_of_all_classes_and_whole_groups(labelled) -> None:
+    data = Classification().read(labelled, Preprocess.of(16), Where())
+    assert some_of(data, 40, 0) is data
+    some = some_of(data, 10, 0)  # the first ten are of one class
+    assert len(some) == 10 and set(some.targets) == {0, 1}
+    pairs = some_of(replace(data, groups=np.arange(40) // 2), 10, 0)
+    assert len(pairs) == 10 and set(np.bincount(pairs.groups)) == {0, 2}
 
 
 @pytest.fixture(scope="module")

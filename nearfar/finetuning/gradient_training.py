@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..core import progress, rng
@@ -18,6 +17,7 @@ from ..training.precision import gains_from_bfloat16
 from . import session
 from .session import TaskTraining
 from .settings import Tuning
+from .share import some_of
 from .task import Task
 from .task_types import Figures, Labelled, Setup, TaskNetwork
 
@@ -128,9 +128,7 @@ class GradientTraining:
     def _check_of(self) -> session.Check:
         """Make what looks at a network in training, on some images trained on and some held out."""
         assert self.choice is not None
-        held = self.choice.take(np.arange(min(CHECKED, len(self.choice))))
-        stride = -(-len(self.fit) // CHECKED)
-        seen = self.fit.take(np.arange(0, len(self.fit), stride))
+        held, seen = (some_of(part, CHECKED, self.tuning.seed) for part in (self.choice, self.fit))
 
         def look(network: TaskNetwork) -> dict[str, float]:
             scores = {

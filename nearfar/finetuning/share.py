@@ -73,6 +73,23 @@ def drawn(strata: Rows, groups: Rows | None, share: float, seed: int) -> npt.NDA
     return taken[units]
 
 
+def some_of(data: Labelled, count: int, seed: int) -> Labelled:
+    """Take about so many images from everywhere: those of a class often stand side by side.
+
+    Args:
+        data: n labelled images.
+        count: how many, about; a group, such as an identity, is taken whole.
+        seed: names the draw.
+
+    Returns:
+        The images, in their order; all of them where there are no more.
+    """
+    if len(data) <= count:
+        return data
+    kept = drawn(np.zeros(len(data), np.int64), data.groups, count / len(data), seed)
+    return data.take(np.flatnonzero(kept))
+
+
 def half_of(rows: Rows, groups: Rows | None, seed: int) -> npt.NDArray[np.bool_]:
     """Draw half of some rows; a group stays on one side.
 
