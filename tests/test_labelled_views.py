@@ -42,6 +42,10 @@ def test_an_encoder_of_sounds_or_texts_is_fine_tuned_itself(
     said = capsys.readouterr().err
     assert f"{noun}/s" in said and "images" not in said
     assert nearfar.predict(tmp_path / "tuned", data, out=tmp_path / "p.csv", device="cpu")
+    with pytest.raises(
+        nearfar.NearfarError, match=f"--sheet shows images, and .* is for {noun}; leave it out"
+    ):
+        nearfar.predict(tmp_path / "tuned", data, sheet=tmp_path / "p.png")
 
 
 def test_labelled_examples_keep_what_labels_may_be_of() -> None:

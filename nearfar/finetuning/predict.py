@@ -133,8 +133,11 @@ def predict(
     if picture is not None:
         _check_sheet(picture)
     opened = open_tuned(run)
+    kind = modality_of(opened.run.preprocess)
+    if picture is not None and not kind.pictures:
+        raise NearfarError(f"--sheet shows images, and {opened.run.name} is for {kind.noun}; leave it out.")
     if isinstance(opened.task, ClassAnswers):
-        opened.task.noun = modality(opened.run.preprocess.modality).noun
+        opened.task.noun = kind.noun
     notes = opened.task.prepare(_predicting(opened, settings))
     kept = None if store is None else open_store(store)
     if data is None:
