@@ -269,6 +269,42 @@ def test_what_heads_say_is_decoded_outside_to_the_same_boxes(name):
     assert (labels == wanted["labels"][kept].numpy()).all()
 
 
+@pytest.mark.parametrize(("strides", "finer"), [([14], 1), ([1, 2], 0)])
+@pytest.mark.parametrize("name", ["fcos", "retinanet"])
+def test_boxes_of_odd_strides_are_decoded_outside_to_the_same(name, strides, finer):
+    """torchvision rounds the corners of anchors, so that those of odd strides are wider."""
+    torch.manual_seed(0)
+    head = detector_class(name)([6] * len(strides), strides, 3, 32, finer=finer).eval()
+    for part, weight in head.named_parameters():
+        if "cls_logits" in part or "bbox_" in part:
+            torch.nn.init.normal_(weight, std=0.05)
+    maps = [torch.randn(1, 6, 28 // stride, 42 // stride) for stride in strides]
+    with torch.inference_mode():
+        wanted = head.detect(torch.rand(1, 3, 28, 42), maps)[0]
+        said = [part[0].numpy() for part in head.places(maps)]
+    first = len(head.strides)
+    levels = [
+        {"stride": stride, "made": at >= first, "boxes": head.boxes_a_place}
+        for at, stride in enumerate(head.sizes)
+    ]
+    least = float(wanted["scores"][30:32].mean())
+    how = {"min_score": least, "overlap": head.model.nms_thresh}
+    boxes, scores, _ = decode_boxes.decode(*said, 28, 42, levels, **how)
+    kept = wanted["scores"] > least
+    assert 10 < len(scores) == kept.sum()
+    assert np.allclose(boxes, wanted["boxes"][kept], atol=1e-3)
+    assert all((one[:, 2:] > one[:, :2]).all() for one in head.model.anchor_generator.cell_anchors)
+
+
+def test_a_map_is_doubled_to_whole_strides_alone(tmp_path):
+    task = Detection(Config(side=64, finest=3))
+    data = task.read(folder(tmp_path / "a", 2), Preprocess(), Where())
+    encoder = models.encoder("timm:vit_small_patch14_dinov2", stem="standard", size=28)
+    built = task.network(encoder, data, Setup(None, torch.device("cpu")), frozen=True)
+    assert built.head.sizes == [7, 14, 28]  # and not 3.5 as 3
+    assert restored(task, built)[1].head.sizes == [7, 14, 28]
+
+
 def test_two_stages_draw_the_same_proposals_again_and_have_no_graph():
     head, x, maps = small("faster-rcnn")
     targets = [{"boxes": torch.tensor([[4.0, 4, 40, 40], [30, 8, 60, 40]]), "labels": torch.tensor([0, 2])}]
@@ -334,6 +370,13 @@ def test_windows_find_what_the_whole_image_shows(network, tmp_path, monkeypatch)
     places = [*windows.over(tall, wide, 32)]
     assert {size[2:] for size in sizes} == {(32, 32)} and len(sizes) == len(places) == len(one.found.boxes)
     assert np.isclose(one.found.boxes[0], np.array([12 / wide, 12 / tall, 20 / wide, 20 / tall])).all()
+
+
+def test_a_long_image_is_seen_in_windows_at_the_scale_of_the_training():
+    pixels = np.zeros((10, 300, 3), np.uint8)
+    for tile, shape in ((None, (137, 4096)), (64, (320, 9600))):
+        task = Detection(Config(side=320, tile=tile))
+        assert task._resized(pixels, False).shape[2:] == shape
 
 
 def square_in(x):

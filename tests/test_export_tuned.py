@@ -15,6 +15,7 @@ from PIL import Image
 import nearfar
 from nearfar import models
 from nearfar.exports import tuned
+from nearfar.exports.pipeline_check import least_cosine
 from nearfar.features.encode import encode
 from nearfar.finetuning.tuned import open_tuned
 from nearfar.images.views import Preprocess
@@ -187,7 +188,8 @@ def test_boxes_are_decoded_outside(to, detector, tmp_path) -> None:
     with torch.inference_mode():
         wanted = network.head.detect(x, network.maps(x))[0]
     outputs = [some[0] for some in answers(tmp_path / "t", to, x)]
-    boxes, scores, labels = decoder.decode(*outputs, high, wide, told["levels"], min_score=0.02)
+    assert told["overlap"] == network.head.model.nms_thresh and told["min_score"] > 0
+    boxes, scores, labels = decoder.decode(*outputs, high, wide, told["levels"], 0.02, told["overlap"])
     kept = wanted["scores"] > 0.02
     assert kept.sum() > 3 and len(scores) == kept.sum()
     assert np.allclose(scores, wanted["scores"][kept], atol=1e-4)
@@ -235,3 +237,15 @@ def test_a_head_that_is_no_last_layer_leaves_the_encoder_alone(start, colours, t
     run = nearfar.finetune(start, train=colours, out=tmp_path / "c", mode="linear", **WORDS).path
     made = nearfar.export(run, to="transformers", out=tmp_path / "made")
     assert made.compared == "vectors" and "AutoModel.from_pretrained" in made.open_with
+
+
+def test_answers_that_are_no_numbers_are_not_taken_for_equal_ones(start, colours, tmp_path) -> None:
+    run = load(nearfar.finetune(start, train=colours, out=tmp_path / "c", mode="linear", **WORDS).path)
+    found, made = tuned.opened(run)
+    tuned.write(run, found, made, tmp_path, "torch")
+    assert tuned.compared(made, tmp_path, "torch") < 1e-5
+    made.module.head.linear.bias.fill_(float("nan"))
+    tuned.write(run, found, made, tmp_path, "torch")
+    made.module.head.linear.bias.fill_(0.0)
+    assert np.isnan(tuned.compared(made, tmp_path, "torch"))
+    assert np.isnan(least_cosine(torch.ones(2, 3), torch.tensor([[1.0, 1, 1], [1, 1, float("nan")]])))

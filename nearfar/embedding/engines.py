@@ -126,7 +126,7 @@ class OtherEngine(nn.Module):
                     break
                 wanted = _timed(self.by_torch, x, spent["torch"])
                 found = _timed(self._encode, x, spent[self.engine])
-            least = min(1.0, float(nn.functional.cosine_similarity(found, wanted).min()))
+            least = float(nn.functional.cosine_similarity(found, wanted).min().clamp(max=1))
         if not least >= CLOSE:
             raise NearfarError(
                 f"--engine {self.engine} computes in {self.precision} and gives other vectors than torch (a "

@@ -1,9 +1,11 @@
 """Turns the raw outputs of an exported detector into boxes. It needs NumPy alone.
 
-`model.json` beside this file has the classes and the levels. Of a picture prepared as README.md says:
+`model.json` beside this file has the classes, the levels, and the two bounds that the run itself takes. Of a
+picture prepared as README.md says:
 
-    outputs = [some[0] for some in session.run(None, {"images": x})]
-    boxes, scores, labels = decode(*outputs, x.shape[2], x.shape[3], json.load(open("model.json"))["levels"])
+    outputs, told = session.run(None, {"images": x}), json.load(open("model.json"))
+    how = told["levels"], told["min_score"], told["overlap"]
+    boxes, scores, labels = decode(*(some[0] for some in outputs), x.shape[2], x.shape[3], *how)
 """
 
 from __future__ import annotations

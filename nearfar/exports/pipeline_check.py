@@ -98,4 +98,4 @@ def compared(
 
 def least_cosine(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     """Compare rows, (n, d) each: the cosine of those that are furthest apart."""
-    return min(1.0, float(nn.functional.cosine_similarity(ours.double(), theirs.double()).min()))
+    return float(nn.functional.cosine_similarity(ours.double(), theirs.double()).min().clamp(max=1))

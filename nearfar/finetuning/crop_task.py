@@ -219,6 +219,11 @@ class CropTask(abc.ABC):
         finally:
             network.train(training)
 
+    @property
+    def longest(self) -> float:
+        """The longer side in pixels that the network sees at most; an image is made smaller for it."""
+        return LONGEST
+
     def sees_squares(self, network: Any) -> bool:
         """Say whether images are resized to a square, since the encoder takes nothing else."""
         return not takes_any_shape(network.f)
@@ -226,7 +231,7 @@ class CropTask(abc.ABC):
     def _resized(self, pixels: npt.NDArray[np.uint8], square: bool) -> Tensor:
         """Resize an image to its short side, or to a square of it; give (1, 3, h, w)."""
         height, width = pixels.shape[:2]
-        scale = min(self.side / min(height, width), LONGEST / max(height, width))
+        scale = min(self.side / min(height, width), self.longest / max(height, width))
         shape = [max(1, round(length * scale)) for length in (height, width)]
         x = torch.from_numpy(pixels.astype(np.float32) / 255).permute(2, 0, 1)[None]
         shape = [self.side, self.side] if square else shape

@@ -146,6 +146,8 @@ class Detection(DetectionAnswers):
                 )
             self.tile = int(encoder.size or 0)
             self.shape = (self.tile, self.tile)
+        while encoder.strides[0] % 2 ** self._doublings(encoder):  # 14 pixels a place become 7, and not 3.5
+            self.finest += 1
         with seeded(setup.seed, "detector"):
             return self.build(encoder, frozen)
 
@@ -155,9 +157,14 @@ class Detection(DetectionAnswers):
         levels = [at for at, stride in enumerate(strides) if stride >= self.finest] or [len(strides) - 1]
         width = WIDTHS[self.finest >= FINEST[1]]
         used = [widths[at] for at in levels], [strides[at] for at in levels]
-        finer = (used[1][0] // self.finest).bit_length() - 1 if len(strides) == 1 else 0
-        head = detector_class(self.detector)(*used, len(self.classes), width, finer=max(0, finer))
+        finer = self._doublings(encoder)
+        head = detector_class(self.detector)(*used, len(self.classes), width, finer=finer)
         return DetectionNetwork(encoder, head, levels, frozen)
+
+    def _doublings(self, encoder: Encoder) -> int:
+        """Say how often a single map, as of a vision transformer, is doubled to be as fine as is wanted."""
+        strides = encoder.strides
+        return max(0, (strides[0] // self.finest).bit_length() - 1) if len(strides) == 1 else 0
 
     def cropping(self, fit: Labelled) -> OneCrop:
         """Give what makes a crop of an image and of its boxes."""
@@ -211,6 +218,11 @@ class Detection(DetectionAnswers):
             assert own.scores is not None
             boxes, good = windows.owned(own.boxes, down, across)
             yield Found(boxes[good], own.labels[good], own.scores[good])
+
+    @property
+    def longest(self) -> float:
+        """In windows any: a long image is seen at the scale of the training's crops."""
+        return np.inf if self.tile else super().longest
 
     def sees_squares(self, network: DetectionNetwork) -> bool:
         """See images in their own shape, if need be in windows."""
@@ -297,7 +309,13 @@ class Detection(DetectionAnswers):
             ),
             "object-detection",
             self._windowed() if self.tile else self.prepared_as(network, f"with {crops.FILL:.3g}"),
-            facts={"side": self.side, "tile": self.tile, "levels": levels, "min_score": self.best},
+            facts={
+                "side": self.side,
+                "tile": self.tile,
+                "levels": levels,
+                "min_score": self.best,
+                "overlap": head.model.nms_thresh,
+            },
             beside=("decode_boxes.py",),
         )
 
@@ -308,6 +326,7 @@ class Detection(DetectionAnswers):
             "Divide by 255.",
             f"Cut it into windows of {self.tile} px that share a quarter of their side, padded with "
             f"{crops.FILL:.3g}; of each keep the boxes whose middle is nearest to its own.",
+            f"Of two boxes of a class that share more than {windows.SAME:g} of their union keep the surer.",
         )
 
 

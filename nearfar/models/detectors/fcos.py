@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .pyramid import MIN_SCORE, MOST, NoBackbone, OneStage
@@ -31,7 +32,14 @@ class Fcos(OneStage):
         from torchvision.models.detection.anchor_utils import AnchorGenerator
         from torchvision.models.detection.fcos import FCOS, FCOSHead
 
-        anchors = AnchorGenerator(tuple((size,) for size in self.sizes), ((1.0,),) * len(self.sizes))
+        # An anchor's corners are rounded to pixels: of a stride of 1 nothing would be left.
+        sides = tuple((max(2, size),) for size in self.sizes)
+        anchors = AnchorGenerator(sides, ((1.0,),) * len(sides))
+        # Of an anchor, in strides: one of an odd stride is rounded up.
+        self.wide = [
+            float(cell[0, 2] - cell[0, 0]) / size
+            for cell, size in zip(anchors.cell_anchors, self.sizes, strict=True)
+        ]
         self.model = FCOS(
             NoBackbone(width),
             classes,
@@ -54,6 +62,10 @@ class Fcos(OneStage):
         return found
 
     def places(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Give what the heads say; the third is how central a place is."""
-        said = self.said(maps)[0]
-        return said["cls_logits"], said["bbox_regression"], said["bbox_ctrness"]
+        """Give what the heads say, as distances in strides; the third is how central a place is."""
+        said, features = self.said(maps)
+        sides = said["bbox_regression"]  # in anchors
+        if {*self.wide} != {1.0}:
+            parts = zip(self.wide, features, strict=True)
+            sides = sides * torch.cat([sides.new_full((y.shape[2] * y.shape[3], 1), one) for one, y in parts])
+        return said["cls_logits"], sides, said["bbox_ctrness"]
