@@ -278,3 +278,10 @@ def test_a_file_that_is_no_label_file_is_not_passed_over(pair: Path) -> None:
     (pair / "found.csv").write_text("path,class,x0,y0,x1,y1\n")
     with pytest.raises(NearfarError, match="found.csv is no file of boxes"):
         open_box_labels(pair, pair / "found.csv")
+
+
+def test_a_flag_of_a_crowd_may_be_a_text(pair: Path) -> None:
+    flags = [0, 1, "0", "1", True, False, None]
+    drawn = [{**about(1, 7), "iscrowd": flag} for flag in flags]
+    (one,) = open_box_labels(coco(pair, [ONE], drawn)).boxes
+    assert one.crowd.tolist() == [False, True, False, True, True, False, False]

@@ -209,7 +209,7 @@ def _of_coco(folder: Path, paths: Sequence[str], file: coco.Coco) -> BoxLabels:
                 ) from None
             name = file.classes[file.number[one["category_id"]]]
             corners = left * across, top * down, (left + width) * across, (top + height) * down
-            kind = CROWD if one.get("iscrowd") else PLAIN
+            kind = CROWD if _is_said(one.get("iscrowd")) else PLAIN
             some.append(Object(name, *corners, kind, _score(one.get("score"))))
         kept.append(path)
         objects.append(some)
@@ -277,6 +277,11 @@ def _labels(
     return BoxLabels(source, tuple(found), classes, tuple(notes))
 
 
+def _is_said(flag: Any) -> bool:
+    """Read a flag as files have it: 1, true, or a text of these."""
+    return str(flag).strip().lower() in ("1", "1.0", "true")
+
+
 def _score(value: Any) -> float:
     """Read the score of a predicted box; NaN where there is none."""
     return float(value) if isinstance(value, (int, float)) else math.nan
@@ -306,8 +311,7 @@ def _read_voc(path: Path, shape: Shape) -> list[Object]:
             name = (one.findtext("name") or "").strip()
             if not name:
                 raise ValueError("an object has no name")
-            hard = (one.findtext("difficult") or "").strip().lower() in ("1", "true")
-            kind = DIFFICULT if hard else PLAIN
+            kind = DIFFICULT if _is_said(one.findtext("difficult")) else PLAIN
             found.append(Object(name, left * across, top * down, right * across, bottom * down, kind))
         return found
     except (
