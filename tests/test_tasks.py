@@ -111,6 +111,24 @@ def test_a_vision_transformer_of_one_size_says_which(tmp_path) -> None:
     assert task.tile == 32 and task.finest == 4 and len(network.head.finer) == 2
 
 
+@pytest.mark.parametrize("task", ["segment", "detect"])
+def test_crops_are_whole_patches_of_any_size(task, tmp_path) -> None:
+    """DINOv2's patches have 14 px, which do not divide the usual sides."""
+    pytest.importorskip("faster_coco_eval")
+    name, args = "timm:vit_tiny_patch16_224", {"patch_size": 14, "depth": 2}
+    encoder = models.encoder(name, stem="standard", size=42, args=args)
+    (tmp_path / "v").mkdir()
+    export(tmp_path / "v", encoder.eval(), Preprocess.of(42), {"nearfar": "0", "source": "a test"})
+    data = (write_masks if task == "segment" else write_boxes)(tmp_path / "data", 4)
+    how = {**WORDS, "epochs": 0.3, "holdout": 0, "batch_size": 1, "task": task}
+    nearfar.finetune(tmp_path / "v", train=data, out=tmp_path / "t", **{**how, "side": None})
+    assert json.loads((tmp_path / "t" / "task.json").read_text())["card"]["side"] % 14 == 0
+    nearfar.predict(tmp_path / "t", data / "images", out=tmp_path / "found.csv")
+    if task == "segment":
+        with pytest.raises(NearfarError, match="--side 50 does not divide .* patches of 14 px; give 56"):
+            nearfar.finetune(tmp_path / "v", train=data, out=tmp_path / "u", **{**how, "side": 50})
+
+
 def test_four_images_are_enough(start, tmp_path) -> None:
     write_masks(tmp_path / "few", 4)
     words = {**WORDS, "batch_size": None}

@@ -75,9 +75,12 @@ class CropTask(abc.ABC):
         self.config: Any = config
         self.classes: tuple[str, ...] = ()
         self.side: int = config.side or 0
+        self.patch = 1  # pixels that the sides of a crop are multiples of
 
     def begin(self, run: Run) -> Encoder:
-        """Take nothing but the encoder; see `Task.begin`."""
+        """Take the encoder, and the side of a vision transformer's patches; see `Task.begin`."""
+        strides = run.encoder.strides
+        self.patch = strides[0] if len(strides) == 1 else 1
         return run.encoder
 
     # Labelled images
@@ -87,9 +90,13 @@ class CropTask(abc.ABC):
         return dataclasses.replace(preprocess, size=self.side, short_side=self.side)
 
     def usual_side(self, shorts: npt.NDArray[np.int64]) -> int:
-        """Choose the short side that half of the images have at most, in steps of 32 pixels."""
+        """Choose the short side that half of the images have at most, in steps of 32 pixels or in patches."""
         least, most = self.sides
-        return int(min(max(32 * round(float(np.median(shorts)) / 32), least), most))
+        return self.whole(int(min(max(32 * round(float(np.median(shorts)) / 32), least), most)))
+
+    def whole(self, side: int) -> int:
+        """Make a side as long as whole patches are."""
+        return self.patch * -(-side // self.patch)
 
     def load(self, found: Any, targets: Sequence[Any], preprocess: Any, where: Where) -> Labelled:
         """Decode images, and keep the targets of those that can be used.

@@ -112,8 +112,11 @@ class Detection(DetectionAnswers):
         if not self.side:
             self.side = self.usual_side(shorts)
         shape = self.side / float(np.median(shorts)) * np.median(sides, axis=0)
-        height, width = (int(32 * max(1, -(-length // 32))) for length in np.minimum(shape, 2 * self.side))
-        self.shape = (self.tile, self.tile) if self.tile else (height, width)
+        unit = self.patch if 32 % self.patch else 32
+        height, width = (
+            int(unit * max(1, -(-length // unit))) for length in np.minimum(shape, 2 * self.side)
+        )
+        self.shape = (self.whole(self.tile),) * 2 if self.tile else (height, width)
         if not self.finest:
             self.finest = FINEST[0] if _small(found, self.side) < SMALL * FINEST[1] else FINEST[1]
         return self.load(found, found.boxes, preprocess, where)

@@ -100,6 +100,11 @@ class Segmentation(CropTask):
                 f"the masks of {found.source.name} hold a single value; segmentation needs two classes."
             )
         self.classes, self.values, self.colours = found.classes, found.values, found.colours
+        if self.side != self.whole(self.side):
+            raise NearfarError(
+                f"--side {self.side} does not divide into this encoder's patches of {self.patch} px; give "
+                f"{self.whole(self.side)}."
+            )
         if not self.side:
             masks = found.masks[:: max(1, len(found.masks) // 64)]
             self.side = self.usual_side(np.array([min(mask.read().shape) for mask in masks]))
