@@ -91,7 +91,7 @@ def open_box_labels(data: str | Path, labels: str | Path | None = None) -> BoxLa
         NearfarError: there are no labels, or a file is damaged.
     """
     folder, given = from_home(data), None if labels is None else from_home(labels)
-    if folder.suffix.lower() in (".json", ".yaml", ".yml") and given is None:
+    if folder.suffix.lower() in FILES and given is None:
         folder, given = folder.parent, folder
     if not folder.is_dir():
         raise NearfarError(f"{folder} is no folder; give one with images and their boxes.")
