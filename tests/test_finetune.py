@@ -2,8 +2,10 @@
 
 import csv
 import json
+import os
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import forkserver
@@ -21,6 +23,7 @@ from nearfar.features import probes
 from nearfar.features.extract import fingerprint
 from nearfar.finetuning import calibrate, outcome, trainer
 from nearfar.finetuning.classify import Predicting
+from nearfar.finetuning.finetune import OURS, _clear, _earlier
 from nearfar.finetuning.tuned import open_tuned
 from nearfar.images.views import Preprocess
 from nearfar.models import every_scale
@@ -215,6 +218,33 @@ def test_a_list_of_unusable_images_goes_when_all_can_be_used(linear, labelled, t
         bad.unlink()
         do(linear.path, tmp_path / "photos", out=tmp_path / where)
         assert not (tmp_path / f"{where}.rejected.csv").exists()
+
+
+def test_a_run_that_was_half_cleared_away_is_taken_up(tmp_path, monkeypatch) -> None:
+    left = []
+
+    def killed(real):
+        def remove(*args, **how):
+            if not left:
+                raise KeyboardInterrupt
+            left.pop()
+            return real(*args, **how)
+
+        return remove
+
+    for name in ("unlink", "rmdir"):
+        monkeypatch.setattr(os, name, killed(getattr(os, name)))
+    for kill in range(len(OURS) + 4):
+        folder = tmp_path / str(kill)
+        (folder / "vectors-0123").mkdir(parents=True)
+        for name in (*OURS, "vectors-0123/key.json", "vectors-0123/0000000000.npz"):
+            (folder / name).write_text('{"asked": {"task": "classify"}}')
+        left[:] = [1] * kill
+        with suppress(KeyboardInterrupt):
+            _clear(folder)
+        left[:] = [1] * 99
+        assert _earlier(folder, {"task": "segment"}) is None
+        assert not [*folder.iterdir()]
 
 
 def test_a_sheet_of_no_image_is_refused(linear, tmp_path) -> None:

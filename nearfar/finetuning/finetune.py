@@ -195,9 +195,9 @@ def _earlier(folder: Path, replacing: dict[str, Any] | None) -> dict[str, Any] |
 
 def _clear(folder: Path) -> None:
     """Remove a run's files, in an order in which a kill leaves nothing that another run could take."""
+    vectors.forget(folder)  # while config.json says whose they are
     for name in OURS:
         (folder / name).unlink(missing_ok=True)
-    vectors.forget(folder)
 
 
 def _same(earlier: Mapping[str, Any], asked: Mapping[str, Any], folder: Path) -> bool:
