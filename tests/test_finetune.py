@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import time
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,9 +20,10 @@ from safetensors.torch import load_file
 import nearfar
 from nearfar import models
 from nearfar.core.errors import NearfarError
-from nearfar.features import probes
+from nearfar.features import chunked, probes
 from nearfar.features.extract import fingerprint
 from nearfar.finetuning import calibrate, outcome, trainer
+from nearfar.finetuning import predict as predicting
 from nearfar.finetuning.classify import Predicting
 from nearfar.finetuning.finetune import OURS, _clear, _earlier
 from nearfar.finetuning.tuned import open_tuned
@@ -272,6 +274,31 @@ def test_a_store_gets_columns_and_a_sheet_is_drawn(linear, labelled, tmp_path) -
     shutil.rmtree(tmp_path / "photos.nf")
     with pytest.raises(NearfarError, match="no images are named"):
         nearfar.predict(linear.path, out=tmp_path / "x.csv")
+
+
+def test_a_store_that_was_made_anew_gets_the_columns_of_finished_chunks_too(
+    linear, labelled, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(chunked, "CHUNK_IMAGES", 20)
+    monkeypatch.setattr(predicting, "CHUNK_IMAGES", 20)
+    store, real, kept = tmp_path / "photos.nf", predicting.Parts.put, []
+
+    def put(self, low, part):
+        if len(kept) == 2:
+            raise KeyboardInterrupt
+        kept.append(low)
+        real(self, low, part)
+
+    monkeypatch.setattr(predicting.Parts, "put", put)
+    nearfar.embed(linear.path, labelled / "test", store=store)
+    with pytest.raises(KeyboardInterrupt):
+        nearfar.predict(linear.path, store=store)
+    shutil.rmtree(store)
+    nearfar.embed(linear.path, labelled / "test", store=store)
+    monkeypatch.setattr(predicting.Parts, "put", real)
+    found = nearfar.predict(linear.path, store=store)
+    said = nearfar.open_store(store).rows(["predicted"]).column("predicted").to_pylist()
+    assert found.fresh == 20 and None not in said and found.counts == Counter(said)
 
 
 def test_none_of_these_keeps_its_promise(linear, labelled, tmp_path) -> None:

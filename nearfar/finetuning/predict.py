@@ -8,7 +8,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -269,7 +269,8 @@ class _Job:
         facts = [fingerprint(self.opened.network), to_json(run.preprocess), task.card(), dict(settings)]
         facts += [list(task.also_read())]
         where = self.store.address if self.store else None
-        digest.update(json.dumps([*facts, where, CHUNK_IMAGES], sort_keys=True, default=str).encode())
+        layout = [item.name for item in fields(Part)]
+        digest.update(json.dumps([*facts, where, CHUNK_IMAGES, layout], sort_keys=True, default=str).encode())
         for row, name in enumerate(self.source.ids):
             digest.update(f"{name}\0{self.source.stamp(row)}\0".encode())
         return digest.hexdigest()
@@ -279,6 +280,10 @@ class _Job:
         left = [low for low in starts if not parts.has(low)]
         if len(left) < len(starts):
             progress.say(f"{len(starts) - len(left):,} of {len(starts):,} chunks are done; resuming.")
+        if self.store is not None:
+            for low in sorted({*starts} - {*left}):  # the store may have been made anew since
+                if columns := parts.get(low).columns:
+                    self.store.update_columns(columns)
         fresh = sum(min(CHUNK_IMAGES, len(self.source) - low) for low in left)
         began = time.perf_counter()
         with progress.Bar("predicting", len(self.source), modality_of(self.source).noun) as bar:
@@ -333,7 +338,8 @@ class _Job:
                 for column, value in task.store_columns(answer).items():
                     values.setdefault(column, {})[name] = value
             self.store.update_columns(values)
-        return Part(len(names), rows, [[ids[row], reason] for row, reason in chunk.bad])
+        bad = [[ids[row], reason] for row, reason in chunk.bad]
+        return Part(len(names), rows, bad, values if self.store is not None else {})
 
     def _reading(self) -> Any:
         """Say how images are decoded."""

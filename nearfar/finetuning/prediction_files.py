@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -30,6 +30,7 @@ class Part:
     images: int
     rows: list[list[Any]]
     bad: list[list[str]]  # id and reason
+    columns: dict[str, dict[str, Any]]  # of the store: name to id to value
 
 
 def check_name(path: Path) -> None:
@@ -93,8 +94,9 @@ class Parts:
         """
         try:
             found = loads(self._path(low).read_bytes())
-            check_shape(found, {"images": COUNT, "rows": [[object]], "bad": [[str]]}, "")
-            return Part(found["images"], found["rows"], found["bad"])
+            columns = {str: {str: object}}
+            check_shape(found, {"images": COUNT, "rows": [[object]], "bad": [[str]], "columns": columns}, "")
+            return Part(found["images"], found["rows"], found["bad"], found["columns"])
         except (OSError, ValueError, NearfarError) as error:
             self._path(low).unlink(missing_ok=True)
             raise NearfarError(
@@ -104,7 +106,7 @@ class Parts:
     def put(self, low: int, part: Part) -> None:
         """Keep a part."""
         with atomic_write(self._path(low)) as file:
-            file.write(json.dumps({"images": part.images, "rows": part.rows, "bad": part.bad}).encode())
+            file.write(json.dumps(asdict(part)).encode())
 
 
 def write(path: Path, columns: Mapping[str, str], parts: Iterator[Part], document: Document | None) -> None:
