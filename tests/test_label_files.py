@@ -285,3 +285,24 @@ def test_a_flag_of_a_crowd_may_be_a_text(pair: Path) -> None:
     drawn = [{**about(1, 7), "iscrowd": flag} for flag in flags]
     (one,) = open_box_labels(coco(pair, [ONE], drawn)).boxes
     assert one.crowd.tolist() == [False, True, False, True, True, False, False]
+
+
+def test_an_outline_without_a_box_has_one(pair: Path) -> None:
+    low = {"size": [32, 32], "counts": [32 * 4 + 5, 6, 26, 3, 1024 - 32 * 4 - 40]}  # rows 5 to 10 and 5 to 7
+    across = {"size": [32, 32], "counts": [30, 3, 991]}  # the end of a column and the start of the next
+    for outline, box in (
+        ([[3, 2, 30, 2.5, 9, 20], [1, 1]], [3, 2, 30, 20]),
+        (low, [4, 5, 6, 11]),
+        (across, [0, 0, 2, 32]),
+    ):
+        coco(pair, [ONE], [{"image_id": 1, "category_id": 7, "segmentation": outline}])
+        ((_, corners),) = found(pair)["a.png"]
+        rows, columns = np.nonzero(open_pixel_labels(pair).masks[0].read())
+        assert corners == box and box[:2] == [columns.min(), rows.min()]
+    for nothing in ([], [[1, 1]], {"size": [32, 32], "counts": [1024]}):
+        assert not found(coco(pair, [ONE], [{"image_id": 1, "category_id": 7, "segmentation": nothing}]))[
+            "a.png"
+        ]
+    for wrong in ({"size": [32], "counts": [1024]}, [["x", 1]], 7, {"size": [32, 32], "counts": [3]}):
+        with pytest.raises(NearfarError, match="an annotation of a.png has no bbox, and an outline that is"):
+            found(coco(pair, [ONE], [{"image_id": 1, "category_id": 7, "segmentation": wrong}]))

@@ -6,7 +6,7 @@ An image without a label file, or with an empty one, has no objects.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -200,13 +200,7 @@ def _of_coco(folder: Path, paths: Sequence[str], file: coco.Coco) -> BoxLabels:
             continue
         some: list[Object] = []
         for one in file.annotations.get(key, ()):
-            try:
-                left, top, width, height = map(float, one.get("bbox") or (0, 0, 0, 0))
-            except (TypeError, ValueError, OverflowError):
-                raise NearfarError(
-                    f"{file.path}: an annotation of {path} has the bbox {str(one['bbox'])[:40]}; write four "
-                    "numbers: left, top, width, height."
-                ) from None
+            left, top, width, height = _coco_box(one, f"{file.path}: an annotation of {path}")
             name = file.classes[file.number[one["category_id"]]]
             corners = left * across, top * down, (left + width) * across, (top + height) * down
             kind = CROWD if _is_said(one.get("iscrowd")) else PLAIN
@@ -221,6 +215,25 @@ def _of_coco(folder: Path, paths: Sequence[str], file: coco.Coco) -> BoxLabels:
             f"{counted(beside, 'image is')} left out: in {folder} and not named in {file.path.name}."
         )
     return _labels(folder, kept, objects, shapes, file.classes, notes)
+
+
+def _coco_box(one: Mapping[str, Any], what: str) -> tuple[float, ...]:
+    """Read the box of an annotation, or find that of its outline: left, top, width, height."""
+    outline = one.get("segmentation")
+    try:
+        if outline and not one.get("bbox"):
+            return coco.box_around(outline)
+        left, top, width, height = map(float, one.get("bbox") or (0, 0, 0, 0))
+        return left, top, width, height
+    except (TypeError, ValueError, LookupError, OverflowError):
+        if not one.get("bbox"):
+            raise NearfarError(
+                f"{what} has no bbox, and an outline that is neither polygons nor a run-length code; write a "
+                "bbox: left, top, width, height."
+            ) from None
+        raise NearfarError(
+            f"{what} has the bbox {str(one['bbox'])[:40]}; write four numbers: left, top, width, height."
+        ) from None
 
 
 def _labels(

@@ -243,14 +243,53 @@ def run_lengths(counts: str | bytes | Sequence[int], height: int, width: int) ->
     Returns:
         (height, width) uint8, 0 or 1.
     """
+    runs = _runs(counts, height, width)
+    values = np.arange(len(runs)) % 2
+    flat = np.repeat(values, runs).astype(np.uint8)
+    return flat.reshape(width, height).T
+
+
+def box_around(shape: Any) -> tuple[float, float, float, float]:
+    """Find the box of an outline.
+
+    Args:
+        shape: a COCO segmentation, as `draw` takes it.
+
+    Returns:
+        Left, top, width and height in pixels; all 0 where it covers nothing.
+
+    Raises:
+        ValueError, TypeError, LookupError: it is no segmentation.
+    """
+    if not isinstance(shape, Mapping):
+        parts = [np.asarray(polygon, np.float64).reshape(-1, 2) for polygon in shape]
+        points = np.concatenate([np.zeros((0, 2)), *(part for part in parts if len(part) >= 3)])
+        if not len(points):
+            return 0.0, 0.0, 0.0, 0.0
+        (left, top), (right, bottom) = points.min(0).tolist(), points.max(0).tolist()
+        return left, top, right - left, bottom - top
+    height, width = map(int, shape["size"])
+    runs = np.array(_runs(shape["counts"], height, width), np.int64)
+    ends = np.cumsum(runs)
+    drawn = (np.arange(len(runs)) % 2 == 1) & (runs > 0)
+    if not drawn.any():
+        return 0.0, 0.0, 0.0, 0.0
+    first, last = (ends - runs)[drawn], ends[drawn] - 1  # pixels, counted down the columns
+    left, right = int(first.min()) // height, int(last.max()) // height + 1
+    if (first // height != last // height).any():  # a run ends a column and begins the next
+        return left, 0, right - left, height
+    top, bottom = int((first % height).min()), int((last % height).max()) + 1
+    return left, top, right - left, bottom - top
+
+
+def _runs(counts: str | bytes | Sequence[int], height: int, width: int) -> list[int]:
+    """Read the lengths of a run-length code, which together are a mask."""
     if isinstance(counts, bytes):
         counts = counts.decode("ascii")
     runs = list(_uncompressed(counts)) if isinstance(counts, str) else list(counts)
     if sum(runs) != height * width:
         raise ValueError("the runs are longer or shorter than the mask")
-    values = np.arange(len(runs)) % 2
-    flat = np.repeat(values, runs).astype(np.uint8)
-    return flat.reshape(width, height).T
+    return runs
 
 
 def _uncompressed(text: str) -> Iterator[int]:
