@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
@@ -16,6 +18,7 @@ from nearfar.analysis import identity_scores
 from nearfar.analysis.identity_scores import BOTH, GALLERY, QUERY, Identities
 from nearfar.analysis.reranking import Reranking
 from nearfar.core.errors import NearfarError
+from nearfar.data.groups import read_groups
 from nearfar.data.identity_labels import open_identities
 from nearfar.finetuning.identity_network import whitening, within
 from nearfar.finetuning.reidentify import Reidentification
@@ -156,6 +159,24 @@ def test_identities_are_read_from_names_folders_and_lists(tmp_path) -> None:
             ("rex", "", "gallery"),
             ("rex", "north", "query"),
         ]
+
+
+def test_lists_of_identities_and_groups_may_be_parquet(tmp_path) -> None:
+    for name in ("a.png", "b.png", "c.png", "d.png"):
+        picture(tmp_path / name, (90, 90, 90), 0)
+    listed = tmp_path / "list.parquet"
+    columns = {"path": ["a.png", "b.png", "c.png", "d.png"], "identity": [7, 7, 12, -1]}
+    parquet.write_table(pa.table({**columns, "camera": [1.0, None, 2.0, 1.0]}), listed)
+    for found in (open_identities(listed), open_identities(tmp_path, labels=listed)):
+        assert found.identities == ("7", "7", "12") and found.cameras == ("1", "", "2")
+    parquet.write_table(pa.table({**columns, "identity": [7, None, 12, 3]}), listed)
+    with pytest.raises(NearfarError, match="line 2: an image or its identity is missing"):
+        open_identities(listed)
+    parquet.write_table(pa.table({"path": columns["path"], "group": [1, 1, 2, 3]}), listed)
+    assert read_groups(listed).of["b.png"] == "1"
+    listed.write_bytes(b"PAR1 nothing")
+    with pytest.raises(NearfarError, match="list.parquet cannot be read as a list of groups"):
+        read_groups(listed)
 
 
 def test_mistakes_are_sentences(tmp_path) -> None:

@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from ..core import rng
 from ..core.errors import NearfarError, reason_of
-from .csv_files import PATH_COLUMNS, from_windows, read_rows
+from .csv_files import PATH_COLUMNS, from_windows
+from .lists import read_words
 from .named_files import look_up, place_of
 from .source import Source, places_of
 
@@ -77,9 +78,9 @@ def read_groups(path: str | Path) -> GroupList:
     """Read which group each image belongs to.
 
     Args:
-        path: a .csv or .tsv with a heading: a column named path, file, image, filename or id, and one named
-            group, patient, subject, speaker or burst, of several the first of these; of two columns the
-            second may be called anything.
+        path: a .csv, .tsv or .parquet with a heading: a column named path, file, image, filename or id, and
+            one named group, patient, subject, speaker or burst, of several the first of these; of two columns
+            the second may be called anything.
 
     Returns:
         The groups.
@@ -89,7 +90,7 @@ def read_groups(path: str | Path) -> GroupList:
     """
     file = Path(path)
     try:
-        rows = list(read_rows(file, "surrogateescape"))
+        rows = list(read_words(file))
     except (OSError, ValueError, csv.Error) as error:
         raise NearfarError(f"{file} cannot be read as a list of groups: {reason_of(error)}.") from None
     heads = [word.strip().lower() for word in rows[0][1]] if rows else []

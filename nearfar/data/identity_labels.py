@@ -13,9 +13,10 @@ from typing import Any
 
 from ..core.errors import NearfarError, reason_of
 from ..core.text import counted
-from .csv_files import PATH_COLUMNS, from_windows, read_rows
+from .csv_files import PATH_COLUMNS, from_windows
 from .endings import LISTS
 from .labels import of_folders, open_labelled
+from .lists import read_words
 from .named_files import look_up, place_of
 from .open import open_data
 from .source import FileSource, Source, places_of
@@ -156,7 +157,7 @@ def _from_list(source: Source, file: Path) -> list[Entry]:
 def _listed(file: Path) -> Mapping[str, Entry]:
     """Read a list: path to identity, camera and role; a path that leads to a file by its real path too."""
     try:
-        rows = list(read_rows(file, "surrogateescape"))
+        rows = list(read_words(file))
     except (OSError, ValueError, csv.Error) as error:
         raise NearfarError(f"{file} cannot be read as a list of identities: {reason_of(error)}.") from None
     heads = [word.strip().lower() for word in rows[0][1]] if rows else []

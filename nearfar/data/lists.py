@@ -102,6 +102,41 @@ def _from_parquet(path: Path, labels: bool) -> tuple[Names, list[Any] | None]:
     return Names.of(paths()), table.column(mark).to_pylist() if mark else None
 
 
+def read_words(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Read a table as words: the heading first, then each row.
+
+    Args:
+        path: a .parquet, or a text that `read_rows` takes.
+
+    Yields:
+        The number of the line, or of the row of a Parquet file from 1, and its cells; bytes that are no UTF-8
+        are surrogate-escaped.
+
+    Raises:
+        NearfarError, OSError, ValueError: as `read_rows` has it.
+    """
+    if path.suffix.lower() != ".parquet":
+        yield from read_rows(path, "surrogateescape")
+        return
+    import pyarrow.parquet as parquet
+
+    table = parquet.read_table(plain_path(path))
+    yield 0, list(table.column_names)
+    for start in range(0, len(table), _BLOCK):
+        cells = [map(_word, column.to_pylist()) for column in table.slice(start, _BLOCK).columns]
+        for number, row in enumerate(zip(*cells, strict=True), start + 1):
+            yield number, list(row)
+
+
+def _word(value: Any) -> str:
+    """Write a cell of a Parquet file; a list becomes one text, and a whole number has no point."""
+    if isinstance(value, (list, tuple)):
+        return ";".join(map(str, value))
+    if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
+        value = int(value)
+    return "" if value is None or value != value else str(value)
+
+
 def read_list(path: Path, name: str, *, labels: bool) -> tuple[Names, list[Any] | None]:
     """Read the paths of a list, and its labels.
 

@@ -12,10 +12,9 @@ import numpy as np
 
 from ..core import progress
 from ..core.errors import NearfarError, reason_of
-from ..core.plain_path import plain_path
 from ..core.text import counted
-from ..data.csv_files import PATH_COLUMNS, from_windows, read_rows
-from ..data.lists import SUFFIXES
+from ..data.csv_files import PATH_COLUMNS, from_windows
+from ..data.lists import SUFFIXES, read_words
 from ..data.named_files import look_up, place_of
 from ..data.names import taken
 from ..data.open import open_data
@@ -140,24 +139,9 @@ def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     if path.suffix.lower() not in SUFFIXES:
         raise NearfarError(f"{path} is no list; give a .csv, .tsv or .parquet.")
     try:
-        if path.suffix.lower() == ".parquet":
-            import pyarrow.parquet as parquet
-
-            table = parquet.read_table(plain_path(path))
-            cells = [[_word(value) for value in column.to_pylist()] for column in table.columns]
-            return list(table.column_names), list(enumerate(map(list, zip(*cells, strict=True)), start=1))
-        rows = list(read_rows(path, "surrogateescape"))
+        rows = list(read_words(path))
     except (OSError, ValueError, csv.Error) as error:
         raise NearfarError(f"{path} cannot be read as a list: {reason_of(error)}.") from None
     if not rows:
         raise NearfarError(f"{path} is empty; write a line of headings, and a row for each image.")
     return rows[0][1], rows[1:]
-
-
-def _word(value: Any) -> str:
-    """Write a cell of a Parquet file; a list of labels becomes one text."""
-    if isinstance(value, (list, tuple)):
-        return ";".join(map(str, value))
-    if isinstance(value, bool):
-        return str(int(value))
-    return "" if value is None else str(value)
