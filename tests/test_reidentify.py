@@ -267,6 +267,21 @@ def test_another_gallery_is_another_prediction(full, animals, tmp_path) -> None:
     assert len(before) == 32 and task.also_read() != before
 
 
+def test_queries_are_no_part_of_a_gallery(tmp_path) -> None:
+    for name in ("query/rex/a.png", "gallery/rex/a.png", "gallery/tom/a.png"):
+        picture(tmp_path / name, (90, 90, 90), 0)
+    task = Reidentification()
+    settings = nearfar.finetuning.task_settings("reidentify", "Predicting")
+    notes = task.prepare(settings(gallery=str(tmp_path)))
+    assert [*task.gallery.ids] == ["gallery/rex/a.png", "gallery/tom/a.png"]
+    assert task.gallery.labels.identities == ("rex", "tom")
+    assert notes == (f"1 query is left out of the gallery {tmp_path}",)
+    listed = tmp_path / "l.csv"
+    listed.write_text("path,identity,role\nquery/rex/a.png,rex,query\n")
+    with pytest.raises(NearfarError, match="l.csv holds queries alone"):
+        task.prepare(settings(gallery=str(listed)))
+
+
 def test_a_linear_map_of_the_frozen_encoder(start, animals, tmp_path) -> None:
     made = nearfar.finetune(
         start, train=animals / "train", test=animals / "test", out=tmp_path / "l", task="reidentify",

@@ -85,6 +85,27 @@ def open_identities(
     return _kept(source, entries)
 
 
+def gallery_of(labels: IdentityLabels) -> IdentityLabels:
+    """Leave out the queries, which are looked for and not looked among.
+
+    Args:
+        labels: images of individuals.
+
+    Raises:
+        NearfarError: all are queries.
+    """
+    kept = [row for row, role in enumerate(labels.roles) if role != "query"]
+    left = len(labels.roles) - len(kept)
+    if not left:
+        return labels
+    if not kept:
+        raise NearfarError(f"{labels.source.name} holds queries alone; name images of the gallery.")
+    each = labels.identities, labels.cameras, labels.roles
+    who, cameras, roles = (tuple(some[row] for row in kept) for some in each)
+    note = f"{counted(left, 'query is')} left out of the gallery {labels.source.name}"
+    return IdentityLabels(_some(labels.source, kept), who, cameras, roles, (*labels.notes, note))
+
+
 def _from_names(source: Source, label_level: int | None, pattern: str | None) -> list[Entry]:
     """Read identities and cameras from paths, and roles from the first folders."""
     first = [name.split("/")[0].lower() if "/" in name else "" for name in source.ids]

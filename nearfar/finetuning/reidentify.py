@@ -18,7 +18,7 @@ from ..core.config import setting
 from ..core.errors import NearfarError
 from ..core.shapes import check_shape
 from ..core.text import counted
-from ..data.identity_labels import IdentityLabels, open_identities
+from ..data.identity_labels import IdentityLabels, gallery_of, open_identities
 from ..data.loader import DataLoader
 from ..data.sampler import ClassBalanced
 from ..features import probes
@@ -265,8 +265,9 @@ class Reidentification:
                 "a run of --task reidentify looks for images among those of known individuals; name these "
                 "with --gallery FOLDER."
             )
-        self.gallery = Gallery(self._open(predicting.gallery, Where()))
-        return ()
+        known = gallery_of(self._open(predicting.gallery, Where()))
+        self.gallery = Gallery(known)
+        return known.notes
 
     def also_read(self) -> list[str]:
         """Name the gallery's images."""
