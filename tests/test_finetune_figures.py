@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from nearfar.analysis.chance import chance_precision
 from nearfar.core.errors import NearfarError
 from nearfar.finetuning import calibrate, class_figures, linear_fit, outcome, soft_labels
 from nearfar.finetuning.class_answers import NONE
@@ -162,7 +163,7 @@ def test_the_chance_of_a_label_is_the_mean_over_all_rankings() -> None:
         there = np.arange(count) < hits
         orders = [there[list(order)] for order in permutations(range(count))]
         every = [class_figures.average_precision(-np.arange(count), order) for order in orders]
-        assert class_figures.chance_precision(hits, count) == pytest.approx(np.mean(every))
+        assert chance_precision(np.array([hits]), np.array([count])) == pytest.approx(np.mean(every))
 
 
 def test_several_labels_that_everyone_would_guess_are_not_learnt() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ from nearfar.analysis.reranking import Reranking
 from nearfar.core.errors import NearfarError
 from nearfar.data.groups import read_groups
 from nearfar.data.identity_labels import open_identities
+from nearfar.finetuning import identity_data, outcome
 from nearfar.finetuning.identity_network import whitening, within
 from nearfar.finetuning.reidentify import Reidentification
 from nearfar.finetuning.task_types import Where
@@ -66,6 +68,27 @@ def test_ranks_are_those_of_plain_loops(case, monkeypatch) -> None:
     assert found.map == pytest.approx(expected, abs=1e-9) and found.ranks == pytest.approx(ranks)
     assert found.low < found.map < found.high
     assert 0 < len(found.queries) <= (who.roles != GALLERY).sum()
+
+
+@pytest.mark.parametrize("case", ["alone", "cameras", "query and gallery"])
+def test_chance_is_the_mean_of_rankings_at_random(case) -> None:
+    who, draw = people(case), np.random.default_rng(6)
+
+    def at_random(queries, gallery):
+        return draw.random((len(queries), len(gallery))).astype(np.float32)
+
+    drawn = [identity_scores.scores(who, at_random) for _ in range(300)]
+    assert {one.chance for one in drawn} == {drawn[0].chance}
+    assert np.mean([one.map for one in drawn]) == pytest.approx(drawn[0].chance, abs=0.005)
+
+
+def test_individuals_that_are_found_by_chance_are_not_learnt() -> None:
+    targets = np.array([[0, -1, 0]] * 11 + [[1, -1, 0]], np.int64)
+    x = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
+    data = SimpleNamespace(targets=targets, classes=("rex", "tom"))
+    figures = identity_data.figures(x / np.linalg.norm(x, axis=1, keepdims=True), data, rerank=False)
+    verdict = outcome.judge("full", "test", {outcome.TUNED: figures}, [])
+    assert figures.score > 0.9 and verdict.bad and "better than chance" in verdict.name
 
 
 def test_average_precision_is_scikit_learns() -> None:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ..core import rng
 from ..core.intervals import LEVEL, RESAMPLES
+from .chance import chance_precision
 
 Rows = npt.NDArray[np.int64]
 Similarities = npt.NDArray[np.float32]
@@ -75,6 +76,7 @@ class IdentityScores:
         ranks: k to the share of queries with their identity among the first k (cumulative matching).
         queries: (m,) rows that were measured: those whose identity is in the gallery.
         precisions: (m,) the average precision of each.
+        chance: what `map` is on average if the gallery is ranked at random.
     """
 
     map: float
@@ -83,6 +85,7 @@ class IdentityScores:
     ranks: dict[int, float]
     queries: Rows
     precisions: npt.NDArray[np.float64]
+    chance: float
 
 
 def scores(who: Identities, similar: Callable[[Rows, Rows], Similarities], seed: int = 0) -> IdentityScores:
@@ -100,7 +103,7 @@ def scores(who: Identities, similar: Callable[[Rows, Rows], Similarities], seed:
         Zheng et al. 2015, "Scalable person re-identification: a benchmark", section 3.2.
     """
     gallery, rows = who.gallery, who.answerable()
-    precisions, firsts = [np.empty(0)], [np.empty(0, np.int64)]
+    precisions, firsts, chances = [np.empty(0)], [np.empty(0, np.int64)], [np.empty(0)]
     place = np.arange(1, len(gallery) + 1)
     for part in _parts(rows, len(gallery)):
         out = who.left_out(part)
@@ -109,12 +112,14 @@ def scores(who: Identities, similar: Callable[[Rows, Rows], Similarities], seed:
         hit = np.take_along_axis(wanted, order, 1)
         precisions.append((hit.cumsum(1) / place * hit).sum(1) / hit.sum(1))
         firsts.append(hit.argmax(1))
+        chances.append(chance_precision(wanted.sum(1), (~out).sum(1)))
     own, first = np.concatenate(precisions), np.concatenate(firsts)
     if not len(own):
-        return IdentityScores(0.0, 0.0, 0.0, dict.fromkeys(RANKS, 0.0), rows, own)
+        return IdentityScores(0.0, 0.0, 0.0, dict.fromkeys(RANKS, 0.0), rows, own, 0.0)
     low, high = _interval(own, who.identities[rows], seed)
     ranks = {k: float((first < k).mean()) for k in RANKS}
-    return IdentityScores(float(own.mean()), low, high, ranks, rows, own)
+    chance = float(np.concatenate(chances).mean())
+    return IdentityScores(float(own.mean()), low, high, ranks, rows, own, chance)
 
 
 def by_cosine(x: npt.NDArray[np.float32]) -> Callable[[Rows, Rows], Similarities]:

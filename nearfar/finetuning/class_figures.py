@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ..analysis.chance import chance_precision
 from ..core import rng
 from ..core.intervals import RESAMPLES, ends, resampling_weights, units_of, wilson
 from ..data.modalities import modality
@@ -103,7 +104,7 @@ def of_labels(
     said, there = shares >= 0.5, truth > 0.5
     held = np.flatnonzero(there.any(axis=0)).tolist()
     found = {at: average_precision(shares[:, at], there[:, at]) for at in held}
-    chance = [chance_precision(int(there[:, at].sum()), len(there)) for at in held]
+    chance = chance_precision(there[:, held].sum(0), np.full(len(held), len(there)))
     both = int((said & there).sum())
     own, sure = np.where(there, shares, 1 - shares), np.maximum(shares, 1 - shares)
     low, high = _interval_of_labels(shares[:, held], there[:, held], groups) if held else (0.0, 0.0)
@@ -115,7 +116,7 @@ def of_labels(
         "exact": float((said == there).all(axis=1).mean()),
         "log_loss": float(0.0 - np.log(np.maximum(own, 1e-12)).mean()),
         "calibration_error": calibration_error(sure.ravel(), (said == there).ravel()),
-        "chance": float(np.mean(chance)) if chance else 0.0,
+        "chance": float(np.mean(chance)) if held else 0.0,
     }
     per_class = {
         classes[at]: {"images": float(there[:, at].sum()), "average_precision": value}
@@ -141,21 +142,6 @@ def average_precision(scores: npt.NDArray[np.float64], there: npt.NDArray[np.boo
     last = np.flatnonzero(np.append(np.diff(ranked) != 0, True))
     precision, recall = hits[last] / (last + 1), hits[last] / hits[-1]
     return float((precision * np.diff(recall, prepend=0.0)).sum())
-
-
-def chance_precision(hits: int, count: int) -> float:
-    """Give the average precision of a ranking at random, on average over all of them.
-
-    Args:
-        hits: images with the label, one at least.
-        count: images in all.
-
-    Source:
-        Bestgen 2015, "Exact expected average precision of the random baseline for system evaluation".
-    """
-    share = (hits - 1) / (count - 1) if count > 1 else 1.0
-    harmonic = float((1 / np.arange(1, count + 1)).mean())
-    return share + harmonic * (1 - share)
 
 
 def _resampled(values: npt.NDArray[np.float64], groups: Rows | None) -> tuple[float, float]:

@@ -78,12 +78,13 @@ def figures(x: Vectors, data: Labelled, *, rerank: bool) -> Figures:
         rerank: whether to measure after re-ranking too.
 
     Returns:
-        map with its interval, and rank_1, rank_5 and rank_10; images and map of each identity.
+        map with its interval, rank_1, rank_5 and rank_10, and chance, the map of a gallery ranked at random;
+        images and map of each identity.
     """
     people = who(data)
     found = identity_scores.scores(people, identity_scores.by_cosine(x))
     values = {"map": found.map, "low": found.low, "high": found.high}
-    values |= {f"rank_{k}": found.ranks[k] for k in RANKS}
+    values |= {**{f"rank_{k}": found.ranks[k] for k in RANKS}, "chance": found.chance}
     if rerank and len(x) > 1:
         again = identity_scores.scores(people, Reranking(x))
         values |= {"reranked_map": again.map, "reranked_rank_1": again.ranks[1]}
