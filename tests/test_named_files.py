@@ -60,6 +60,10 @@ def test_one_name_of_two_files_is_refused_and_one_of_none_stays(tmp_path: Path) 
         open_data(listed(tmp_path, "c.csv", "id", "3"))
     with pytest.raises(NearfarError, match="if these are texts, add --modality text"):
         open_data(listed(tmp_path, "d.txt", "A sentence of some words.", "Another one"))
+    for name, line in (("d.txt", "A sentence of some words."), ("e.txt", "7")):  # as embed opens them
+        with pytest.raises(NearfarError) as caught:
+            open_data(listed(tmp_path, name, line), expected="images")
+        assert "--modality" not in str(caught.value) and str(caught.value).endswith(".")
 
 
 def test_labels_elsewhere_are_joined_by_short_names(tmp_path: Path) -> None:

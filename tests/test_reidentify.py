@@ -264,6 +264,12 @@ def test_a_training_has_its_rows_and_its_identities_on_one_side(full) -> None:
     assert "--gallery known/" in str(full) and full.main == "map"
 
 
+def test_a_batch_of_one_image_is_refused_with_a_flag_that_there_is(start, animals, tmp_path) -> None:
+    how = {"train": animals / "train", "task": "reidentify", "mode": "full", "lr": 0.01, "epochs": 0.1}
+    with pytest.raises(NearfarError, match="batch norm was given one image, .*; raise --batch-size, or"):
+        nearfar.finetune(start, **how, out=tmp_path / "one", **{**WORDS, "batch_size": 1})
+
+
 def test_a_gallery_is_searched(full, animals, tmp_path) -> None:
     how = {"gallery": str(animals / "test"), "batch_size": 16, "workers": 1, "device": "cpu"}
     made = nearfar.predict(

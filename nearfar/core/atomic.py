@@ -63,7 +63,7 @@ def atomic_write(path: Path, *, folders: bool = False) -> Iterator[IO[bytes]]:
                 "free some space and run the same command again."
             ) from error
         raise NearfarError(
-            f"{path} cannot be written ({error.strerror or error}); choose another place with --out."
+            f"{path} cannot be written ({error.strerror or error}); choose another place."
         ) from error
     finally:
         with suppress(OSError):  # a read-only disk refuses even to remove what is not there
@@ -87,13 +87,9 @@ def check_place(path: Path) -> None:
     while not os.path.lexists(above) and above != above.parent:
         above = above.parent
     if not above.is_dir():
-        raise NearfarError(
-            f"{path} cannot be written: {above} is no folder; choose another place with --out."
-        )
+        raise NearfarError(f"{path} cannot be written: {above} is no folder; choose another place.")
     if not os.access(above, os.W_OK):
-        raise NearfarError(
-            f"{path} cannot be written: its folder is read-only; choose another place with --out."
-        )
+        raise NearfarError(f"{path} cannot be written: its folder is read-only; choose another place.")
 
 
 def check_new_folder(path: Path) -> None:

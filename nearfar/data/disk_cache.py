@@ -132,7 +132,8 @@ def _make(config: ReadConfig, folder: Path, expected: int) -> ImageDataset:
         if needed > free:
             raise NearfarError(
                 f"the cache of {config.source.name} needs {needed / 1e9:,.1f} GB more in {folder}, where "
-                f"{free / 1e9:,.1f} GB are free; set NEARFAR_CACHE to another disk, or use --no-cache."
+                f"{free / 1e9:,.1f} GB are free; set NEARFAR_CACHE to another disk, or pretrain with "
+                "--no-cache."
             )
         again = f"; {len(ledger.records) - len(left):,} are done already" if journal.end else ""
         say(

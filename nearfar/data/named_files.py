@@ -23,6 +23,14 @@ _LOOKED_FOR = 50  # names of a list, and folders beside it
 _SHOWN = 80  # characters of a name in an error
 
 
+class MayBeTexts(NearfarError):
+    """A list names no files, and may hold texts; `found` leaves out the flag, which not all commands have."""
+
+    def __init__(self, found: str, joined: str) -> None:
+        super().__init__(f"{found}{joined}if these are texts, add --modality text.")
+        self.found = f"{found}."
+
+
 def located(path: Path, names: Sequence[str], suffixes: Collection[str] = SUFFIXES) -> Sequence[str]:
     """Find the files that a list names.
 
@@ -49,16 +57,14 @@ def located(path: Path, names: Sequence[str], suffixes: Collection[str] = SUFFIX
     if first is None:
         shown = some[0][:_SHOWN]
         if all(" " in name and not is_image_name(name, suffixes) for name in some):
-            raise NearfarError(f"{path} names no files ({shown!r}); if these are texts, add --modality text.")
-        texts = (
-            ""
-            if any(is_image_name(name, suffixes) for name in some)
-            else ("; or, if these are texts, add --modality text")
+            raise MayBeTexts(f"{path} names no files ({shown!r})", "; ")
+        found = (
+            f"none of the files of {path} is there, such as {shown}; paths are taken from the list's folder, "
+            "so write the paths as they are from there, or whole ones"
         )
-        raise NearfarError(
-            f"none of the files of {path} is there, such as {shown}; paths are taken from the list's "
-            f"folder, so write the paths as they are from there, or whole ones{texts}."
-        )
+        if any(is_image_name(name, suffixes) for name in some):
+            raise NearfarError(f"{found}.")
+        raise MayBeTexts(found, "; or, ")
     _say_once(f"{path} names files beside it: {beside.file(first)} by {first}, and so on")
     return Names.of(beside.file(name) or name for name in names)
 

@@ -72,11 +72,17 @@ def open_data(
     Raises:
         NearfarError: it cannot be opened, or is of another kind.
     """
+    from .named_files import MayBeTexts
     from .source import Source  # which imports NumPy
 
     if not isinstance(data, Source):
         name = recognise(data) if expected is None else expected
-        found = modality(name).open(data, labels=labels, download=download)
+        try:
+            found = modality(name).open(data, labels=labels, download=download)
+        except MayBeTexts as error:
+            if expected is None:
+                raise
+            raise NearfarError(error.found) from None  # the kind is given, or decided by an encoder
         if labels and found.labels is None:
             raise NearfarError(
                 f"{found.name} has no labels; give the pair (images, labels), or a labelled list."

@@ -36,8 +36,8 @@ TOO_SMALL = (
 )
 
 ONE_ROW = (
-    "batch norm was given one image, of which it can tell no deviation; raise --micro-batch or --batch-size, "
-    "or choose an encoder without batch norm."
+    "batch norm was given one image, of which it can tell no deviation; raise {flag}, or choose an encoder "
+    "without batch norm."
 )
 
 
@@ -196,7 +196,8 @@ def train(
     except ValueError as error:
         if not says_one_row(error):
             raise
-        raise NearfarError(ONE_ROW) from None
+        flag = "--batch-size" if chunk is None else "--micro-batch or --batch-size"
+        raise NearfarError(ONE_ROW.format(flag=flag)) from None
     finally:
         replicas.close()
 
