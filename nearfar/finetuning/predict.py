@@ -282,8 +282,8 @@ class _Job:
             progress.say(f"{len(starts) - len(left):,} of {len(starts):,} chunks are done; resuming.")
         if self.store is not None:
             for low in sorted({*starts} - {*left}):  # the store may have been made anew since
-                if columns := parts.get(low).columns:
-                    self.store.update_columns(columns)
+                if values := parts.get(low).columns:
+                    self.store.update_columns(values)
         fresh = sum(min(CHUNK_IMAGES, len(self.source) - low) for low in left)
         began = time.perf_counter()
         with progress.Bar("predicting", len(self.source), modality_of(self.source).noun) as bar:
