@@ -139,7 +139,7 @@ def beit() -> Pair:
     ours = made("beit", SimpleNamespace(encoder=told, parts={"words": state}), encoder=TRANSFORMER)
     config = BeitConfig(image_size=SIDE, patch_size=PATCH, vocab_size=words, use_mask_token=True, **_tiny())
     theirs = BeitForMaskedImageModeling(config).double().eval()
-    at = blocks(images, SIDE // PATCH, SIDE // PATCH, ours.config.masked)  # (N, M)
+    at = blocks(images, SIDE // PATCH, SIDE // PATCH, round(PLACES * ours.config.masked))  # (N, M)
     hidden = torch.zeros(N, PLACES, dtype=torch.bool).scatter(1, at, True)
     ours.g, theirs.lm_head = Answer(lambda y: y.take_along_dim(at[:, :, None], 1)), Answer()
     named = drawn(N, PLACES, words, seed=6).argmax(2)  # an untrained tokenizer has one word for nearly all

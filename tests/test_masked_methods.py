@@ -120,6 +120,8 @@ def test_ibot_masks_nothing_in_half_of_the_views_and_a_share_in_the_others() -> 
     assert 150 < int((share == 0).sum()) < 250 and share[share > 0].min() >= 0.1 and share.max() <= 0.5
     assert torch.equal(hidden[5:7], ibot.masks(batch.part(slice(5, 7)), 16, 0.5, "masks 0"))
     assert not torch.equal(hidden, ibot.masks(batch, 16, 0.5, "masks 1"))
+    few = ibot.masks(batch, 4, 0.9, "masks 0").sum(1)
+    assert few.unique().tolist() == [0, 1, 2, 3]  # however few there are, one is seen
 
 
 def test_ibots_teacher_sees_what_the_student_does_not() -> None:
@@ -247,9 +249,9 @@ def test_ijepas_share_explained_counts_nothing_that_places_alone_tell() -> None:
 # BEiT and its tokenizer
 
 
-def slow_blocks(batch: Batch, rows: int, columns: int, share: float) -> list[set[int]]:
+def slow_blocks(batch: Batch, rows: int, columns: int, count: int) -> list[set[int]]:
     """Hidden patches of each image, patch by patch: algorithm 1 of BEiT."""
-    key, count = rng.fold(batch.key, "blocks"), round(rows * columns * share)
+    key = rng.fold(batch.key, "blocks")
     least = min(count, max(1, round(rows * columns * 16 / 196)))
     found = []
     for row in batch.rows.tolist():
@@ -272,10 +274,11 @@ def slow_blocks(batch: Batch, rows: int, columns: int, share: float) -> list[set
 @pytest.mark.parametrize(("rows", "columns"), [(8, 8), (14, 14), (3, 5)])
 def test_beits_blocks_are_those_of_the_loops_and_hide_two_patches_of_five(rows: int, columns: int) -> None:
     batch = Batch([], torch.arange(40) * 3, None, 5)
-    at = beit.blocks(batch, rows, columns, 0.4)
-    assert at.shape == (40, round(0.4 * rows * columns))
-    assert [set(one) for one in at.tolist()] == slow_blocks(batch, rows, columns, 0.4)
-    assert torch.equal(beit.blocks(batch.part(slice(7, 9)), rows, columns, 0.4), at[7:9])
+    count = round(0.4 * rows * columns)
+    at = beit.blocks(batch, rows, columns, count)
+    assert at.shape == (40, count)
+    assert [set(one) for one in at.tolist()] == slow_blocks(batch, rows, columns, count)
+    assert torch.equal(beit.blocks(batch.part(slice(7, 9)), rows, columns, count), at[7:9])
     hidden = torch.zeros(40, rows * columns).scatter(1, at, 1.0).view(40, rows, columns)
     beside = (hidden[:, 1:] * hidden[:, :-1]).sum() / hidden[:, 1:].sum()
     assert beside > 0.55  # of single patches drawn by chance 0.4
@@ -286,7 +289,7 @@ def test_beit_names_hidden_patches_alone_by_the_words_of_a_tokenizer_that_stays_
     batch = given(module, 6)
     (x,) = batch.views
     y, words = module.embed(batch)
-    at = beit.blocks(batch, 4, 4, 0.4)
+    at = beit.blocks(batch, 4, 4, 6)
     assert y.shape == (6, 6, 16) and words.shape == at.shape == (6, 6) and words.unique().numel() > 2
     hidden = torch.zeros(6, 16).scatter(1, at, 1.0).view(6, 1, 4, 4)
     hidden = torch.nn.functional.interpolate(hidden, scale_factor=4, mode="nearest")
@@ -413,6 +416,15 @@ def test_something_is_hidden_and_something_seen_however_few_parts_an_image_has(n
     assert torch.isfinite(total(module.loss(*found)))
     with pytest.raises(NearfarError, match="views of . px are one .*, which leaves nothing to predict"):
         module(given(module, 4, side=4 if name == "mae" else 8))
+
+
+@pytest.mark.parametrize(("share", "hidden"), [(0.05, 1), (0.95, 3)])
+def test_beit_hides_one_and_sees_one_of_four_patches(share: float, hidden: int) -> None:
+    module = small("beit", masked=share)
+    y, words = module.embed(given(module, 4, side=8))
+    assert y.shape[:2] == words.shape == (4, hidden)
+    with pytest.raises(NearfarError, match="views of 4 px are one patch, which leaves nothing to predict"):
+        module(given(module, 4, side=4))
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ from ..images.view_settings import Views
 from ..models import Encoder
 from .base import Batch, Expects, Loss, Method
 from .dvae import Words, perplexity
+from .masks import some
 from .recipes import MASKED, WEAK, recipes
 
 SMALLEST, ASPECT = 16 / 196, 0.3  # of a block: share of the image, and least height to width; algorithm 1
@@ -140,8 +141,10 @@ class BEiT(Method):
         """Hide blocks of each view, and ask f about the words of the hidden patches."""
         (x,) = batch.views
         shape = (x.shape[2] // self.patch, x.shape[3] // self.patch)
-        at = blocks(batch, *shape, self.config.masked).to(x.device)  # (N, M)
-        hidden = x.new_zeros(len(x), shape[0] * shape[1]).scatter(1, at, 1.0).view(-1, 1, *shape)
+        patches = shape[0] * shape[1]
+        count = some(round(patches * self.config.masked), patches, x, "patch")
+        at = blocks(batch, *shape, count).to(x.device)  # (N, M)
+        hidden = x.new_zeros(len(x), patches).scatter(1, at, 1.0).view(-1, 1, *shape)
         hidden = F.interpolate(hidden, scale_factor=self.patch, mode="nearest")
         tokens = self.f.tokens(x * (1 - hidden) + self.hide.repeat(1, *shape).to(x.dtype) * hidden).patches
         y = self.g(tokens.take_along_dim(at[:, :, None], 1))
@@ -177,21 +180,20 @@ class BEiT(Method):
         return {"words_explained": (1 - error / known.clamp(min=1e-12)).clamp(min=0), "words_named": right}
 
 
-def blocks(batch: Batch, rows: int, columns: int, share: float) -> Tensor:
-    """Draw blocks of patches to hide until a share of each image is hidden; the last block is cut to fit.
+def blocks(batch: Batch, rows: int, columns: int, count: int) -> Tensor:
+    """Draw blocks of patches to hide until enough of each image is hidden; the last block is cut to fit.
 
     Args:
         batch: whose key and rows name the draws.
         rows, columns: patches of an image.
-        share: of the patches that is hidden.
+        count: patches that are hidden, from 1 to all.
 
     Returns:
-        (n, m) int64 on the CPU, the hidden patches.
+        (n, count) int64 on the CPU, the hidden patches.
 
     Source:
         BEiT, algorithm 1, and the authors' code for the aspect.
     """
-    count = max(1, round(rows * columns * share))
     least = min(count, max(1, round(rows * columns * SMALLEST)))
     key, n = rng.fold(batch.key, "blocks"), len(batch.rows)
     u = rng.uniform(key, batch.rows, 4 * ROUNDS).reshape(n, ROUNDS, 4).astype(np.float64)

@@ -202,7 +202,7 @@ class IBOT(DINO):
 
 
 def masks(batch: Batch, patches: int, most: float, name: str) -> Tensor:
-    """Draw which patches are masked: of half of the images none, of the others a share from 0.1 to `most`.
+    """Draw which patches are masked: of half of the images none, of the others a share from 0.1 to `most`, never all.
 
     Args:
         batch: whose key and rows name the draws.
@@ -215,6 +215,7 @@ def masks(batch: Batch, patches: int, most: float, name: str) -> Tensor:
     """
     u = rng.uniform(rng.fold(batch.key, name), batch.rows, patches + 2)
     count = np.where(u[:, 0] < 0.5, 0, np.rint((0.1 + (most - 0.1) * u[:, 1]) * patches))
+    count = np.minimum(count, patches - 1)
     place = u[:, 2:].argsort(1, kind="stable").argsort(1, kind="stable")
     return torch.from_numpy(place < count[:, None])
 
