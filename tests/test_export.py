@@ -21,7 +21,7 @@ from nearfar.core.errors import NearfarError
 from nearfar.exports import FORMATS, card, onnx, openvino_ir, pipeline_check
 from nearfar.images.decode import decode
 from nearfar.images.views import Preprocess
-from nearfar.models import every_scale, folders
+from nearfar.models import every_scale, folders, known
 from nearfar.queries.export import ENCODERS
 from nearfar.training.run import Run, export, load
 
@@ -150,6 +150,14 @@ def test_timm_opens_its_own_networks_and_is_told_the_mean(tmp_path: Path) -> Non
     x = torch.rand(2, 3, 32, 32)
     with torch.inference_mode():
         assert torch.allclose(net(x), load(folder).encoder(x), atol=1e-5)
+
+
+def test_timm_finds_the_short_side_by_the_share_it_is_told(tmp_path: Path) -> None:
+    plan = Preprocess(60, 60 / 113, short_side=113)
+    nearfar.export(a_run(tmp_path / "run", "timm:test_resnet", 60, plan), to="timm", out=tmp_path / "made")
+    told = json.loads((tmp_path / "made" / "config.json").read_text())["pretrained_cfg"]
+    assert int(60 / told["crop_pct"]) == 113
+    assert known.open_folder(tmp_path / "made").preprocess.crop == plan.crop
 
 
 def test_the_card_says_how_pictures_are_prepared_and_what_was_measured(ours: Path, tmp_path: Path) -> None:

@@ -187,3 +187,10 @@ def test_how_images_are_prepared_is_read(
 ) -> None:
     found: InputConfig = hf_networks.input_config(said, how)
     assert (found.size, found.crop, found.interpolation, found.mean[0]) == right
+
+
+@pytest.mark.parametrize(("size", "short"), [(448, 491), (224, 400), (224, 256), (384, 384)])
+def test_the_short_side_is_the_makers_whatever_the_quotient_rounds_to(size: int, short: int) -> None:
+    how = {"size": {"shortest_edge": short}, "crop_size": size, "do_center_crop": True}
+    plan = known.preprocess(hf_networks.input_config({"model_type": "resnet"}, how), size)
+    assert (plan.short_side, plan.crop) == (short, size / short)

@@ -17,6 +17,7 @@ from torch import nn
 from ..core.errors import NearfarError
 from ..images.views import Preprocess
 from ..models import Encoder, combined, image_tower
+from ..models.input_config import share
 from ..models.libraries import find
 from ..training.run import Run
 from .origin import licence_tags
@@ -112,7 +113,7 @@ def write(run: Run, folder: Path, layer: LastLayer | None = None) -> None:
             "input_size": [3, plan.size, plan.size],
             "fixed_input_size": "img_size" in args,
             "interpolation": plan.reduction if resized_once(plan) else plan.interpolation,
-            "crop_pct": plan.crop,
+            "crop_pct": share(plan.size, plan.decode_side) if resized_once(plan) else plan.crop,
             "crop_mode": plan.fit,
             "mean": list(encoder.mean),
             "std": list(encoder.std),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..core.errors import NearfarError
 from ..core.shapes import check_shape
-from .input_config import FIGURES, InputConfig, numbers
+from .input_config import FIGURES, InputConfig, numbers, share
 
 Made = tuple[str, dict[str, Any]]  # a name of timm's, and what else it builds the network with
 
@@ -177,12 +177,12 @@ def input_config(said: Mapping[str, Any], how: Mapping[str, Any]) -> InputConfig
     """
     usual = InputConfig()
     crop = _side(how.get("crop_size")) if how.get("do_center_crop") else None
-    short, share = _side(how.get("size")), how.get("crop_pct")
+    short, own = _side(how.get("size")), how.get("crop_pct")
     side = crop or short or said.get("image_size")
     side = side if isinstance(side, int) and 8 <= side <= 1024 else usual.size
-    kept = min(1.0, crop / short) if crop and short else 1.0
-    if isinstance(share, float) and 0 < share <= 1 and side < 384:  # ConvNeXt's own way
-        kept = share
+    kept = share(min(crop, short), short) if crop and short else 1.0
+    if isinstance(own, float) and 0 < own <= 1 and side < 384:  # ConvNeXt's own way
+        kept = own
     half = (0.5, 0.5, 0.5) if said.get("model_type") == "vit" else None
     mean, std = figures(how)
     bicubic = how.get("resample", 3 if said.get("model_type") != "vit" else 2) == 3

@@ -56,6 +56,21 @@ class InputConfig:
         )
 
 
+def share(size: int, short: int) -> float:
+    """Say which share of a short side a centred square keeps, from which the short side can be told again.
+
+    Args:
+        size: of the square in pixels.
+        short: side that it is cut from, no smaller.
+
+    Returns:
+        Their quotient, or the next number below where rounding would make `int(size / share)`, by which timm
+        finds the short side, one pixel less.
+    """
+    found = size / short
+    return found if int(size / found) == short else math.nextafter(found, 0.0)
+
+
 def numbers(values: Any, low: float = -math.inf) -> tuple[float, ...] | None:
     """Read a mean or a deviation from a file: three finite numbers; None where there are no such ones.
 

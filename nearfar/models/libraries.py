@@ -12,7 +12,7 @@ from torch import nn
 
 from ..core.dynamo import import_without_compiler
 from ..core.errors import NearfarError, nearest
-from .input_config import InputConfig
+from .input_config import InputConfig, share
 from .residual import SHAPES
 from .transformer import TRANSFORMERS
 
@@ -104,7 +104,7 @@ def input_config(library: str, name: str) -> InputConfig:
     if name in ("googlenet", "inception_v3"):  # torchvision turns ImageNet's figures into these inside them
         mean = std = (0.5, 0.5, 0.5)
     side, whole = own.crop_size[0], own.resize_size[0]
-    return InputConfig(side, side / whole, own.interpolation.value, mean, std)
+    return InputConfig(side, share(side, whole), own.interpolation.value, mean, std)
 
 
 def from_torchvision(name: str, size: int | None, pretrained: bool) -> tuple[nn.Module, int]:
