@@ -12,8 +12,9 @@ import torch
 from small import given, pictures, small, total
 
 from nearfar.core import rng
+from nearfar.core.config import build
 from nearfar.core.errors import NearfarError
-from nearfar.methods import relative_position, tiles
+from nearfar.methods import jigsaw, relative_position, tiles
 from nearfar.methods.base import Batch
 from nearfar.training import optim
 from nearfar.training.settings import Training
@@ -60,6 +61,13 @@ def test_a_gap_hides_where_lines_continue() -> None:
         return float(torch.corrcoef(torch.stack([right, left]))[0, 1])
 
     assert agreement(0.0) > 0.4 and abs(agreement(0.25)) < 0.15
+
+
+def test_as_many_orders_differ_as_can_be_asked_for() -> None:
+    u = rng.uniform(rng.fold(0, "permutations", 9), np.arange(tiles.MOST_CANDIDATES), 9)
+    differ = len(np.unique(u.argsort(1), axis=0))
+    with pytest.raises(NearfarError, match="--permutations is .*; it must be from 2 to"):
+        build(jigsaw.Config, {"permutations": differ + 1})
 
 
 @pytest.mark.parametrize(("count", "least"), [(64, 7), (100, 6), (1000, 5)])

@@ -325,6 +325,9 @@ def test_what_counts_down_from_white_is_not_read_as_a_negative(form: type) -> No
     down = patched(save((top - values).astype(form), "TIFF"), 262, 0)
     assert np.abs(decode.decode(down, max_pixels=MAX, value_range=(0, top)).astype(int) - up).max() <= 1
     assert decode.decode(down, max_pixels=MAX)[0, 0, 0] < decode.decode(down, max_pixels=MAX)[-1, -1, 0]
+    opened = [Image.open(io.BytesIO(content)) for content in (down, save(values, "TIFF"))]
+    (refused,) = nearfar.check(opened, **FAST).inspection.rejected  # their one range is found later
+    assert refused.id == "0" and refused.reason.startswith("counts from white down")
     if form is np.float32:  # what was not measured stays black
         values[0, 0] = np.nan
         holed = patched(save(values, "TIFF"), 262, 0)

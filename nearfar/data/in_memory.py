@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from ..core.errors import BadImage, NearfarError
 from ..images.colour_modes import to_rgb
-from ..images.value_range import Values, is_deep, raw
+from ..images.value_range import Values, is_deep, is_negative, raw
 from .folders import is_image_name
 from .source import Source, clean, file_stamp, from_array
 
@@ -61,6 +61,10 @@ def pixels_of(name: str, image: Any) -> Values:
         NearfarError: it is something else.
     """
     if isinstance(image, Image.Image):
+        if is_deep(image) and is_negative(image):  # turned round within a range that is found later
+            raise BadImage(
+                "counts from white down, which is read of a file alone; give its path or its bytes"
+            )
         try:
             image.load()
             # A turned copy has no tags, which say how values of many bits are read.

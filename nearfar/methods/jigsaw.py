@@ -59,7 +59,11 @@ class Config:
         source="Jigsaw, section 4.2: tiles of 64 px in cells of 85",
     )
     permutations: int = setting(
-        100, "number of orders to tell apart; a grid of 2 has 24", low=2, source="Jigsaw, table 4; VISSL"
+        100,
+        "number of orders to tell apart; a grid of 2 has 24",
+        low=2,
+        high=40_000,
+        source="Jigsaw, table 4; VISSL",
     )
     head: tuple[int, ...] = setting((1000,), "widths of the layers for each tile", low=1, source="VISSL")
 

@@ -99,7 +99,8 @@ def permutations(tiles: int, count: int) -> npt.NDArray[np.int64]:
 
     Args:
         tiles: how many there are in an order.
-        count: orders wanted; all there are, if they are no more.
+        count: orders wanted; all there are, if they are no more. Of nine tiles up to 46,700, since some candidates
+            are drawn twice.
 
     Returns:
         (count, tiles) int64.
