@@ -10,6 +10,7 @@ float32 has. The bank after a step is compared too.
 
 from __future__ import annotations
 
+import math
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -77,7 +78,7 @@ def bank(name: str, exact: bool) -> Callable[[], Pair]:
         ours = made(name, IMAGES, **settings)
         memory = losses.unit(drawn(IMAGES, WIDTH, seed=1))
         ours.memory.rows = memory.clone()
-        ours.normalizer.fill_(z / IMAGES)
+        ours.log_normalizer.fill_(math.log(z / IMAGES))
         ours.settled.fill_(10)
         others = torch.stack([torch.tensor([j for j in range(IMAGES) if j != i]) for i in rows.tolist()])
         negatives = others[:, :0]

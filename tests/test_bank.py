@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -47,15 +48,28 @@ def test_nce_is_the_loops_of_the_docstring_too(name: str) -> None:
     torch.testing.assert_close(total(module.loss(*found)), truth, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["npid", "pirl"])
+def test_nce_holds_at_the_lowest_temperature(name: str) -> None:
+    module = small(name, bank_negatives=6, temperature=0.003)
+    batch = given(module, 5)
+    v, rows = module.embed(batch)[0], batch.rows
+    module.memory.update(rows, v.detach(), 0.0)  # as near as features come to their rows: exp(1 / 0.003)
+    found = module(batch)
+    module.after_step(0.5, found.watched)
+    total(module(batch)).backward()
+    assert torch.isfinite(total(found)) and torch.isfinite(module.log_normalizer)
+    assert all(torch.isfinite(one.grad).all() for one in module.parameters() if one.grad is not None)
+
+
 def test_nces_z_is_the_mean_of_the_first_ten_batches_and_then_fixed() -> None:
     module = small("npid", bank_negatives=6)
     means = []
     for step in range(12):
         batch = Batch(pictures(8, seed=step, views=1).views, torch.arange(8), None, step)
         watched = module(batch).watched
-        means.append(float(watched["mean"]))
+        means.append(math.exp(watched["log_mean"]))
         module.after_step(0.5, watched)
-    assert float(module.normalizer) == pytest.approx(np.mean(means[:10]), rel=1e-5)
+    assert math.exp(module.log_normalizer) == pytest.approx(np.mean(means[:10]), rel=1e-5)
     assert float(module.z) == pytest.approx(32 * np.mean(means[:10]), rel=1e-5)
 
 

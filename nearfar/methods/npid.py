@@ -31,6 +31,7 @@ step the row of an image moves: m = unit(0.5 m + 0.5 v).)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -80,7 +81,7 @@ class NPID(Method):
 
     needs: ClassVar[frozenset[str]] = frozenset({"images"})
     any_side: ClassVar[bool] = True
-    normalizer: Tensor
+    log_normalizer: Tensor
     settled: Tensor
 
     def __init__(self, f: Encoder, config: Config = Config(), images: int = 1) -> None:
@@ -95,7 +96,8 @@ class NPID(Method):
         self.g = nn.Linear(f.dim, config.width)
         self.memory = Bank(images, config.width)
         self.tau = config.temperature
-        self.register_buffer("normalizer", torch.zeros(()))  # of which z is the number of images times
+        # Of z over the number of images, which float32 does not hold at low temperatures.
+        self.register_buffer("log_normalizer", torch.zeros(()))
         self.register_buffer("settled", torch.zeros((), dtype=torch.int64))
 
     @classmethod
@@ -111,7 +113,7 @@ class NPID(Method):
     @property
     def z(self) -> Tensor:
         """The sum over the bank that NCE takes as known."""
-        return self.normalizer * len(self.memory.rows)
+        return self.log_normalizer.exp() * len(self.memory.rows)
 
     def views(self, views: Views) -> tuple[Views, ...]:
         """One view an image."""
@@ -191,8 +193,8 @@ def compare(v: Tensor, rows: Tensor, drawn: Tensor, method: NPID) -> tuple[Tenso
         method: whose bank, temperature and z are used.
 
     Returns:
-        The loss, a scalar, and what is watched: whether an image's own row came first, (n,), and the mean of
-        exp(similarity / tau), from which z is estimated.
+        The loss, a scalar, and what is watched: whether an image's own row came first, (n,), and the logarithm of
+        the mean of exp(similarity / tau), from which z is estimated.
     """
     kind = torch.promote_types(v.dtype, torch.float32)
     v, bank = v.to(kind), method.memory.rows  # converted where it is read, which NCE does in part
@@ -203,22 +205,28 @@ def compare(v: Tensor, rows: Tensor, drawn: Tensor, method: NPID) -> tuple[Tenso
         own = (bank[rows].to(kind) * v).sum(1) / method.tau  # (n,)
         others = torch.einsum("nkp,np->nk", bank[drawn].to(kind), v) / method.tau  # (n, K)
         every = torch.cat([own[:, None], others], 1)
-        mean = every.detach().exp().mean()
-        z = torch.where(method.settled > 0, method.normalizer.to(kind), _everywhere(mean)) * len(bank)
-        odds = (z * drawn.shape[1] / len(bank)).log()
+        log_mean = _log_mean(every.detach())
+        known = torch.where(method.settled > 0, method.log_normalizer.to(kind), _everywhere(log_mean))
+        odds = known + math.log(drawn.shape[1])
         found = F.softplus(odds - own) + F.softplus(others - odds).sum(1)
-        return found.mean(), {"first": own > others.amax(1), "mean": mean}
+        return found.mean(), {"first": own > others.amax(1), "log_mean": log_mean}
 
 
 def settle(method: NPID, watched: Mapping[str, Tensor]) -> None:
     """Take a batch's mean into NCE's z, while that is being estimated."""
-    if "mean" in watched:
+    if "log_mean" in watched:
         share = (method.settled < SETTLING) / (method.settled + 1)
-        step = _everywhere(watched["mean"]) - method.normalizer
-        method.normalizer += (share * step).to(method.normalizer.dtype)
+        before = method.log_normalizer + (1 - share).log()
+        found = torch.logaddexp(before, _everywhere(watched["log_mean"]).to(before) + share.log())
+        method.log_normalizer.copy_(found)
         method.settled += 1
 
 
-def _everywhere(mean: Tensor) -> Tensor:
-    """Average over the processes."""
-    return collectives.total(mean) / distributed.world()
+def _log_mean(x: Tensor) -> Tensor:
+    """Compute the logarithm of the mean of exp(x)."""
+    return x.flatten().logsumexp(0) - math.log(x.numel())
+
+
+def _everywhere(log_mean: Tensor) -> Tensor:
+    """Average over the processes what a logarithm is given of."""
+    return _log_mean(collectives.gather(log_mean[None], grad=False))
