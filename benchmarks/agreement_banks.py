@@ -10,8 +10,8 @@ float32 has. The bank after a step is compared too.
 
 from __future__ import annotations
 
-import math
 import importlib.util
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ..core import rng
+from ..core.entries import entries
 from ..core.errors import NearfarError
 from ..training import checkpoint
 from . import drawings
@@ -187,7 +188,7 @@ def there(
             )
         return found if all((folder / part).exists() for part in PARTS) else None
     ours = {"pictures.png"} if (folder / ".drawing").is_dir() else set()  # it ended while it drew
-    held = (item.name for item in folder.iterdir()) if folder.is_dir() else ()
+    held = (item.name for item in entries(folder)) if folder.is_dir() else ()
     names = sorted(name for name in held if not name.startswith(".") and name not in ours)
     if names:
         raise NearfarError(

@@ -17,6 +17,7 @@ from .. import methods
 from ..core import progress
 from ..core.atomic import atomic_write, check_folder_name
 from ..core.device import cores
+from ..core.entries import entries
 from ..core.errors import NearfarError, nearest
 from ..core.text import percent
 from ..data.modalities import modality, modality_of
@@ -267,7 +268,7 @@ def _place(out: str | Path) -> Path:
     check_folder_name(folder)
     runs = "|".join(map(re.escape, methods.METHODS))
     ours = re.compile(rf"({runs})-\d+(\.json)?|compare\..*")
-    there = (item.name for item in folder.iterdir()) if folder.is_dir() else ()
+    there = (item.name for item in entries(folder)) if folder.is_dir() else ()
     names = sorted(name for name in there if not name.startswith("."))  # a file browser leaves such behind
     if names and not any(map(ours.fullmatch, names)):
         raise NearfarError(

@@ -16,6 +16,7 @@ from typing import Any
 from .. import finetuning
 from ..core import progress
 from ..core.atomic import atomic_write, check_folder_name, check_place
+from ..core.entries import entries
 from ..core.errors import NearfarError
 from ..data.modalities import modality_of
 from ..evaluation.known_row import open_row
@@ -173,7 +174,7 @@ def _place(out: str | Path) -> Path:
     folder = Path(out)
     check_folder_name(folder)
     check_place(folder / "curve.json")
-    names = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []
+    names = [item.name for item in entries(folder)] if folder.is_dir() else []
     others = [name for name in names if not name.startswith(".") and not OURS.fullmatch(name)]
     if others:
         raise NearfarError(

@@ -16,6 +16,7 @@ from typing import Any, Unpack
 from ..core import distributed, progress
 from ..core.atomic import atomic_write, check_folder_name
 from ..core.device import cores, device_named
+from ..core.entries import entries
 from ..core.errors import NearfarError
 from ..data.modalities import modality, modality_of
 from ..data.open import open_data
@@ -207,7 +208,7 @@ def _place(out: str | Path, mark: str = JOURNAL) -> Path:
     """Name the folder; refuse one that holds anything but a sweep, which has a file of this name."""
     folder = Path(out)
     check_folder_name(folder)
-    there = (item.name for item in folder.iterdir()) if folder.is_dir() else ()
+    there = (item.name for item in entries(folder)) if folder.is_dir() else ()
     others = sorted(name for name in there if not name.startswith("."))
     if others and mark not in others:
         raise NearfarError(

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..core.atomic import check_new_folder, whole_folder
+from ..core.entries import entries
 from ..core.errors import NearfarError
 from ..data.modalities import IMAGES
 from ..finetuning.task_types import HeadExport
@@ -206,7 +207,7 @@ def export_encoder(run: Run | str | Path, *, to: str, out: str | Path | None = N
         if to == "openvino" and head is None:
             checks += _as_it_opens(opened, made)
         card.write(opened, made, to, None if head is None else head.made, checks)
-    files = tuple(sorted(item.name for item in folder.iterdir()))
+    files = tuple(item.name for item in entries(folder))
     remote = ", trust_remote_code=True" if transformers_folder.is_remote(opened) else ""
     way = form.open_with if head is None else head.open_with
     how = way.format(folder=folder, remote=remote)

@@ -18,6 +18,7 @@ from ..analysis.part_detector import HeldOut, PartDetector
 from ..analysis.spade import Spade
 from ..analysis.whitened import Whitened
 from ..core.atomic import check_new_folder, whole_folder
+from ..core.entries import entries
 from ..core.errors import NearfarError
 from ..data.in_memory import open_in_memory
 from ..training.run import Run, load
@@ -106,7 +107,7 @@ def export_parts(run: Run | str | Path, bank: str | Path, out: str | Path | None
         _write(PartsGraph(opened, detector), made / GRAPH)
         (made / "README.md").write_text(_card(detector, held), encoding="utf-8")
         difference = _compared(detector, made / GRAPH)
-    files = tuple(sorted(item.name for item in folder.iterdir()))
+    files = tuple(item.name for item in entries(folder))
     return ExportedEncoder(
         folder, files, difference, f"onnxruntime.InferenceSession('{folder}/{GRAPH}')", "scores and maps"
     )

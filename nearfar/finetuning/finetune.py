@@ -12,6 +12,7 @@ from ..core import progress
 from ..core.atomic import check_folder_name, check_place
 from ..core.config import build, settings_of, to_json
 from ..core.device import cores, device_named
+from ..core.entries import entries
 from ..core.errors import NearfarError, nearest
 from ..data.labels import splits
 from ..data.open import open_data
@@ -167,7 +168,7 @@ def _earlier(folder: Path, replacing: dict[str, Any] | None) -> dict[str, Any] |
         replacing: with --overwrite, what was asked: the same words, typed again, resume the unfinished run
             that they began.
     """
-    others = [item.name for item in folder.iterdir() if item.name not in (*OURS, ".lock")]
+    others = [item.name for item in entries(folder) if item.name not in (*OURS, ".lock")]
     others = [name for name in others if not name.endswith(".part")]
     config = folder / "config.json"
     if others and not config.exists():

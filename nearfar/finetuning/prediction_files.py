@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from ..core.atomic import atomic_write, check_place, refuse_address
+from ..core.entries import entries
 from ..core.errors import NearfarError
 from ..core.shapes import COUNT, check_shape, loads
 from ..core.text import spreadsheet_cell
@@ -207,7 +208,7 @@ def check_folder(folder: Path) -> None:
         return
     what = "is a file" if not folder.is_dir() else ""
     if not what and not (folder / MARK).exists():
-        first = min((item.name for item in folder.iterdir()), default=None)
+        first = next((item.name for item in entries(folder)), None)
         what = f"holds {first!r} and was not made by nearfar predict" if first is not None else ""
     if what:
         raise NearfarError(

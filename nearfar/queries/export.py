@@ -24,6 +24,7 @@ from PIL import Image
 
 from ..analysis.projection import project
 from ..core.atomic import atomic_write, check_place, whole_folder
+from ..core.entries import entries
 from ..core.errors import NearfarError, nearest
 from ..core.plain_path import from_home
 from ..core.text import counted, spreadsheet_cell
@@ -129,7 +130,7 @@ def export(
 def _check_place(path: Path, to: str) -> None:
     """Refuse a place that a store cannot be written to, before the work."""
     if not SUFFIXES[to]:
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and (not path.is_dir() or entries(path)):
             raise NearfarError(f"--out {path} already exists; name a new folder.")
         return
     if path.suffix.lower() != SUFFIXES[to]:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from ..core.atomic import says_full
 from ..core.cache_root import cache_root
+from ..core.entries import entries
 from ..core.errors import NearfarError
 from ..core.locks import hold
 from ..core.plain_path import from_home, plain_path
@@ -83,7 +84,7 @@ class LanceStore:
         """Refuse a folder that is something else, before LanceDB writes into it."""
         if (folder / f"{TABLE}.lance").is_dir():
             return
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or entries(folder)):
             raise NearfarError(f"{self.address} is not a vector store; name another, such as photos.nf")
         if info is None:
             raise NearfarError(

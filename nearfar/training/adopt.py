@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..core.atomic import check_folder_name, check_place, whole_folder
+from ..core.entries import entries
 from ..core.errors import NearfarError
 from .run import Run, export, load
 
@@ -28,7 +29,7 @@ def adopt(encoder: str | Path, *, out: str | Path) -> Run:
     folder = Path(out)
     check_folder_name(folder)
     check_place(folder / "encoder.safetensors")  # before weights are fetched
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and entries(folder):
         raise NearfarError(f"{folder} is not empty; choose another folder with --out.")
     found = load(encoder if isinstance(encoder, Path) else str(encoder))
     if found.path is not None:

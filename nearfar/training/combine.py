@@ -8,6 +8,7 @@ from typing import Any
 
 from .. import models
 from ..core.atomic import check_folder_name, check_place, whole_folder
+from ..core.entries import entries
 from ..core.errors import NearfarError
 from ..core.version import __version__
 from ..features.extract import fingerprint
@@ -38,7 +39,7 @@ def combine(encoder: Run | str | Path, *others: Run | str | Path, out: str | Pat
     folder = Path(out)
     check_folder_name(folder)
     check_place(folder / "encoder.safetensors")  # before weights are fetched
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and entries(folder):
         raise NearfarError(f"{folder} is not empty; choose another folder with --out.")
     if not others:
         raise NearfarError("an encoder is combined with another one; name two, such as known and a run.")

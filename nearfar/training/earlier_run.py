@@ -9,6 +9,7 @@ from typing import Any
 
 from .. import methods
 from ..core import distributed, progress
+from ..core.entries import entries
 from ..core.errors import NearfarError
 from . import checkpoint, run_shapes
 from .run import PARTS, TEXT
@@ -52,7 +53,7 @@ def find_earlier(folder: Path, replacing: dict[str, Any] | None) -> dict[str, An
     distributed.barrier()
     others = [
         item.name
-        for item in folder.iterdir()
+        for item in entries(folder)
         if item.name not in (*OURS, checkpoint.SHARED, TEXT, ".lock", "tensorboard")
     ]
     if others and not (folder / "config.json").exists():
