@@ -338,6 +338,33 @@ def test_the_same_command_with_overwrite_resumes_the_run_that_it_began(photos, u
     assert "resuming" not in said and "saved at" in said  # other words: another run
 
 
+def test_a_finished_run_tells_of_images_that_were_added_or_removed(photos, tmp_path, capsys):
+    data, settings = tmp_path / "photos", {**TINY, "steps": 2}
+    shutil.copytree(photos, data)
+    (data / "broken.jpg").write_bytes(b"none")  # left out, and listed
+
+    def said() -> str:
+        nearfar.core.progress.show(True)
+        try:
+            nearfar.pretrain(data, out=tmp_path / "run", **settings)
+        finally:
+            nearfar.core.progress.show(False)
+        return capsys.readouterr().err
+
+    said()
+    assert "is finished; there is nothing to do (--overwrite trains it again)." in said()
+    some = next(path for path in sorted(data.rglob("*")) if path.suffix in (".png", ".jpg"))
+    added = [data / f"{name}{some.suffix}" for name in ("one", "two")]
+    for path in added:
+        shutil.copy(some, path)
+    assert f"is finished; {data} now holds 2 images more (--overwrite trains it again)." in said()
+    for path in (*added, some):
+        path.unlink()
+    assert f"{data} now holds 1 image less" in said()
+    shutil.rmtree(data)
+    assert "there is nothing to do" in said()  # it needs no images
+
+
 def test_overwrite_of_a_finished_run_trains_it_again(photos, tmp_path):
     settings = {**TINY, "steps": 2, "overwrite": True}
     nearfar.pretrain(photos, out=tmp_path / "run", **settings)

@@ -11,7 +11,10 @@ from .. import methods
 from ..core import distributed, progress
 from ..core.entries import entries
 from ..core.errors import NearfarError
-from . import checkpoint, run_shapes
+from ..core.text import counted
+from ..data.modalities import modality
+from ..data.open import open_data
+from . import checkpoint, resolve, run_shapes
 from .run import PARTS, TEXT
 from .run_config import MEASURED, RunConfig
 from .schedule import StepPlan
@@ -85,14 +88,32 @@ def clear(folder: Path) -> None:
     distributed.barrier()
 
 
-def is_finished(folder: Path) -> bool:
-    """Tell whether a run has come to its end, and say so."""
-    finished = (folder / "encoder.json").exists()
-    if finished:
-        progress.say(
-            f"the run in {folder} is finished; there is nothing to do (--overwrite trains it again)."
-        )
-    return finished
+def is_finished(folder: Path, earlier: dict[str, Any] | None = None) -> bool:
+    """Tell whether a run has come to its end, and say so.
+
+    Args:
+        folder: the run's.
+        earlier: its config.json, to say whether the folder it was trained on holds more by now, or less.
+    """
+    if not (folder / "encoder.json").exists():
+        return False
+    more, news = _more(earlier) if earlier else 0, "there is nothing to do"
+    if earlier and more:
+        count = counted(abs(more), modality(earlier["training"]["modality"]).one)
+        news = f"{earlier['asked']['data']} now holds {count} {'more' if more > 0 else 'less'}"
+    progress.say(f"the run in {folder} is finished; {news} (--overwrite trains it again).")
+    return True
+
+
+def _more(earlier: dict[str, Any]) -> int:
+    """Count what was added to the folder of a run's data since it began; 0 where that is not known."""
+    data, before = earlier["asked"]["data"], earlier["data"].get("listed")
+    if before is None or not Path(data).is_dir():  # others may have to be fetched to be counted
+        return 0
+    labels = resolve.needs_labels(earlier["method"], earlier["settings"])
+    with suppress(NearfarError):  # the run is there all the same
+        return len(open_data(data, expected=earlier["training"]["modality"], labels=labels)) - int(before)
+    return 0
 
 
 def same_run(

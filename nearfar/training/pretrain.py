@@ -24,6 +24,7 @@ from ..data.loader import DataLoader
 from ..data.modalities import IMAGES
 from ..data.open import open_data
 from ..data.reading import write_rejected
+from ..data.source import Source
 from ..features.whitening import whiten
 from ..models import every_scale
 from . import adapting, checkpoint, engine, grouping, inputs, known_check, resolve, threads
@@ -96,7 +97,7 @@ def pretrain(
     with distributed.named_losses(), locked(folder):
         earlier = find_earlier(folder, asked if overwrite else None)
         begun = overwrite if earlier is None else bool(earlier.get("overwrite"))
-        if earlier and asked["data"] and earlier["asked"] == asked and is_finished(folder):
+        if earlier and asked["data"] and earlier["asked"] == asked and is_finished(folder, earlier):
             return load(folder)
         kind = resolve.expected_kind(given, method)
         source = open_data(data, expected=kind, labels=inputs.learns_from_labels(method, like, given))
@@ -155,7 +156,7 @@ def pretrain(
         }
         if asks and not earlier and (there := known_check.check_known(data, **how)):
             progress.say(str(there))
-        _train(job, whole, held, asked, begun, source.name, should_stop, colours)
+        _train(job, whole, held, asked, begun, source, should_stop, colours)
         if asks and (beside := known_check.compare_known(data, load(folder), **how)):
             progress.say(str(beside))
         distributed.barrier()
@@ -177,19 +178,20 @@ def _train(
     held: Subset | None,
     asked: dict[str, Any],
     overwrite: bool,
-    name: str,
+    source: Source,
     should_stop: ShouldStop | None,
     colours: dict[str, Any] | None,
 ) -> None:
     """Train to the end, logging and saving on the way, and write the encoder."""
-    data = {"name": name, "images": len(job.dataset), "holdout": 0 if held is None else len(held)}
+    data = {"name": source.name, "images": len(job.dataset), "holdout": 0 if held is None else len(held)}
     data["fingerprint"] = whole.fingerprint
     versions = {"nearfar": __version__, "commit": commit(), "torch": torch.__version__}
+    place = _place(asked.get("data"))
     config = {
         **versions,
         "asked": asked,
         "overwrite": overwrite,
-        "data": {**data, "path": (place := _place(asked.get("data"))), "mark": mark_of([place])},
+        "data": {**data, "listed": len(source), "path": place, "mark": mark_of([place])},
         **job.wanted.to_json(),
         "plan": job.plan.stretches,
         "colours": colours,

@@ -10,7 +10,7 @@ _ANY = {str: object}
 _SIDE = range(1, 1 << 20)
 _SPENT = (float, None)
 _FIGURE = (float, None, bool, str, [object], {str: object})  # what no code reads by its name
-_DATA = {"name": str, "images": COUNT, "holdout?": COUNT, "fingerprint": str}
+_DATA = {"name": str, "images": COUNT, "holdout?": COUNT, "listed?": COUNT, "fingerprint": str}
 _SCORE = {
     "accuracy": float,
     "low": float,
