@@ -169,16 +169,41 @@ def test_clusters_are_listed_and_saved(store: VectorStore, method: str) -> None:
     assert ("4 clusters fit best" in str(found)) == (method == "kmeans")
 
 
+def test_a_column_holds_the_clusters_of_one_clustering(store: VectorStore) -> None:
+    store.update("set_aside", {"000.png": True})
+    store.update("cluster", dict.fromkeys(store.ids(), 9.0) | {"001.png": None})  # of an earlier clustering
+    where = "label = 'kind 2'"
+    found = nearfar.clusters(store, n_clusters=2, save="cluster", where=where)
+    kept, saved = {*store.ids(where)}, column(store, "cluster")
+    assert {saved[one] for one in kept} == {1.0, 2.0}
+    assert {saved[one] for one in {*saved} - kept} == {None}  # also what was set aside
+    assert "The column cluster of 96 other images held what an earlier run wrote, and is emptied" in str(
+        found
+    )
+    for name in ("cluster", "new"):  # nothing stands there now
+        assert "emptied" not in str(nearfar.clusters(store, n_clusters=2, save=name, where=where))
+
+
+def test_a_column_holds_one_balanced_part(store: VectorStore) -> None:
+    nearfar.curate(store, limit=20, save="chosen")
+    found = nearfar.curate(store, limit=5, save="chosen", where="label = 'kind 2'")
+    kept, saved = {*store.ids("label = 'kind 2'")}, column(store, "chosen")
+    assert {one for one, yes in saved.items() if yes} == {*found.ids}
+    assert {saved[one] for one in {*saved} - kept} == {None} and "97 other images" in str(found)
+
+
 def test_the_map_is_kept_in_the_store_and_drawn(store: VectorStore, tmp_path: Path) -> None:
     found = nearfar.image_map(store, out=tmp_path / "map.png")
     store.update("x", dict.fromkeys(store.ids(), 1000.0))  # the user's own
     x = column(store, "map_x")
     assert [x[one] for one in found.ids] == found.columns["map_x"] and len(x) == len(store)
     assert np.asarray(Image.open(tmp_path / "map.png")).std() > 5
-    nearfar.image_map(store, where="label = 'odd'", out=tmp_path / "map.csv")
+    part = nearfar.image_map(store, where="label = 'odd'", out=tmp_path / "map.csv")
     again = column(store, "map_x")
     assert set(column(store, "x").values()) == {1000.0}
-    assert {one for one in x if again[one] != x[one]} <= {*store.ids("label = 'odd'")}
+    # Places of two maps in one column would be shown as one map.
+    assert {one for one in x if again[one] is not None} == {*part.ids} == {*store.ids("label = 'odd'")}
+    assert "map_x and map_y of 121 other images" in str(part) and "emptied" not in str(found)
     assert (tmp_path / "map.csv").read_text().startswith("id,map_x,map_y\n")
 
 

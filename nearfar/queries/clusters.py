@@ -12,7 +12,14 @@ from ..analysis.clusters import check_clustering, cluster_images
 from ..core.errors import NearfarError
 from ..core.text import counted
 from .listing import Listing
-from .store_access import StoreLike, check_save, none_there, open_for_query, write_result
+from .store_access import (
+    StoreLike,
+    check_save,
+    none_there,
+    open_for_query,
+    replace_columns,
+    write_result,
+)
 
 EXEMPLARS = 10  # images listed of a cluster
 LEAST = 10  # images in a cluster of HDBSCAN, unless the user says otherwise
@@ -39,7 +46,8 @@ def clusters(
         n_clusters: number of clusters, for kmeans and temi; if not given, the number that fits best.
         min_cluster_size: smallest number of images in a cluster, for hdbscan.
         where: a condition on columns, such as "site = 'A' and width >= 64".
-        save: also write the clusters, numbered from 1, to this column of the store.
+        save: also write the clusters, numbered from 1, to this column of the store, which is emptied of those
+            of an earlier run.
         out: a .csv, .json or .png file to write; .png is a contact sheet.
         seed: random seed.
 
@@ -98,10 +106,10 @@ def clusters(
         "counts": counts,
     }
     if save is not None:
-        opened.update(
-            save,
-            {one: float(at + 1) if at >= 0 else None for one, at in zip(ids, found.cluster, strict=True)},
-        )
+        of_each = {
+            one: float(at + 1) if at >= 0 else None for one, at in zip(ids, found.cluster, strict=True)
+        }
+        lines += replace_columns(opened, {save: of_each})
     title = "no clusters"
     if len(found):
         title = f"{counted(len(found), 'cluster')}, the largest first, the most typical {noun} of each"

@@ -7,7 +7,15 @@ from pathlib import Path
 from ..analysis.curation import balanced
 from ..core.text import counted
 from .listing import Listing
-from .store_access import StoreLike, check_limit, check_save, none_there, open_for_query, write_result
+from .store_access import (
+    StoreLike,
+    check_limit,
+    check_save,
+    none_there,
+    open_for_query,
+    replace_columns,
+    write_result,
+)
 
 
 def curate(
@@ -27,7 +35,8 @@ def curate(
         store: a vector store or its address.
         limit: number of images to choose; if not given, a tenth of them.
         where: a condition on columns, such as "site = 'A' and width >= 64".
-        save: also write 1 to this column of the store for the chosen images, and 0 for the others.
+        save: also write 1 to this column of the store for the chosen images and 0 for the others; it is
+            emptied for images that do not meet the condition.
         out: a .csv, .json or .png file to write; .png is a contact sheet.
         seed: random seed.
 
@@ -53,15 +62,15 @@ def curate(
         "path": kept.column("path").to_pylist(),
         "label": kept.column("label").to_pylist(),
     }
-    if save is not None:
-        inside = set(chosen)
-        opened.update(save, {one: float(one in inside) for one in ids})
     before, after = found.largest
     groups = int(found.cluster.max()) + 1
-    lines = (
+    lines: tuple[str, ...] = (
         f"{len(chosen):,} of {counted(len(ids), opened.info.one)}, of {counted(groups, 'cluster')}. The "
         f"largest cluster holds {before:.0%} of the collection and {after:.0%} of the chosen "
         f"{opened.info.noun}.",
     )
+    if save is not None:
+        inside = set(chosen)
+        lines += replace_columns(opened, {save: {one: float(one in inside) for one in ids}})
     facts = {"images": len(ids), "clusters": groups, "largest_before": before, "largest_after": after}
     return write_result(Listing("a balanced part", chosen, columns, lines, facts, "cluster"), opened, out)

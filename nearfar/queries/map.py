@@ -13,7 +13,7 @@ from ..core.errors import NearfarError
 from ..core.text import counted
 from ..images.thumbnails import thumbnail
 from .listing import Listing
-from .store_access import MAP_COLUMNS, StoreLike, none_there, open_for_query, write_result
+from .store_access import MAP_COLUMNS, StoreLike, none_there, open_for_query, replace_columns, write_result
 
 
 def image_map(
@@ -31,7 +31,7 @@ def image_map(
     Args:
         store: a vector store or its address.
         method: tsne, or umap where it is installed.
-        where: a condition on columns; other images keep the coordinates they have.
+        where: a condition on columns; coordinates of other images, of an earlier map, are emptied.
         out: a .csv or .json file with the coordinates, or a .png map of thumbnails.
         seed: random seed.
 
@@ -49,16 +49,16 @@ def image_map(
     places = project(x, method, seed)
     columns = {name: places[:, at].tolist() for at, name in enumerate(MAP_COLUMNS)}
     try:
-        opened.update_columns(
-            {name: dict(zip(ids, values, strict=True)) for name, values in columns.items()}
+        emptied = replace_columns(
+            opened, {name: dict(zip(ids, values, strict=True)) for name, values in columns.items()}
         )  # both at once: half a map would be none
         line = (
             f"The columns {' and '.join(MAP_COLUMNS)} of {opened.address} hold the coordinates of "
             f"{counted(len(ids), opened.info.one)}."
         )
+        lines = (line, *emptied)
     except NearfarError as error:  # a store that cannot be written can be drawn all the same
-        line = f"The coordinates are not kept: {error}"
-    lines = (line,)
+        lines = (f"The coordinates are not kept: {error}",)
     title = f"2-D map, similar {opened.info.noun} together"
     listing = Listing(title, tuple(ids), columns, lines, {"images": len(ids)})
     if out is None or Path(out).suffix.lower() != ".png":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -11,11 +12,13 @@ import numpy.typing as npt
 
 from ..core import progress
 from ..core.errors import NearfarError
+from ..core.text import counted
 from ..data.dataset import class_numbers
 from ..data.source import label_of
 from ..stores import VectorStore, open_store
+from ..stores.base import Value
 from ..stores.schema import check_kinds
-from ..stores.set_aside import KeptImages
+from ..stores.set_aside import SET_ASIDE, KeptImages, has_set_aside
 from .image_folder import store_of
 from .listing import Listing, check_name, write
 
@@ -60,6 +63,34 @@ def check_save(store: VectorStore, save: str | None, kind: str) -> None:
     """
     if save is not None:
         check_kinds({save: kind}, store)
+
+
+def replace_columns(store: VectorStore, values: Mapping[str, Mapping[str, Value]]) -> tuple[str, ...]:
+    """Set columns of some rows and empty them in the others, whose values an earlier run wrote.
+
+    For values that mean something only beside those of the same run, such as numbers of clusters.
+
+    Args:
+        store: the store.
+        values: column to id to value, as `update_columns` takes them.
+
+    Returns:
+        A sentence on the rows that were emptied, if there were any.
+    """
+    names, ids = list(values), set(next(iter(values.values())))
+    others: set[str] = set()
+    # What was set aside is in no view of the store, but may come back.
+    for where in (None, f"{SET_ASIDE} = true") if has_set_aside(store) else (None,):
+        table = store.rows(["id", *(name for name in names if name in store.columns)], where)
+        for held in table.columns[1:]:
+            others.update(table["id"].filter(held.is_valid()).to_pylist())
+    others -= ids
+    store.update_columns({name: {**some, **dict.fromkeys(others)} for name, some in values.items()})
+    if not others:
+        return ()
+    what, are = ("column", "is") if len(names) == 1 else ("columns", "are")
+    many = counted(len(others), f"other {store.info.one}")
+    return (f"The {what} {' and '.join(names)} of {many} held what an earlier run wrote, and {are} emptied.",)
 
 
 def check_limit(limit: int) -> int:
