@@ -14,6 +14,7 @@ from small_store import INFO, address, draw, filled, store, table  # noqa: F401
 import nearfar
 from nearfar.app import tasks
 from nearfar.cli.main import main
+from nearfar.core import progress
 from nearfar.core.errors import NearfarError
 from nearfar.stores import StoreInfo, base, lance_commits, lance_sql, open_store
 from nearfar.stores.arrow_rows import fixed
@@ -364,8 +365,9 @@ def test_numbers_that_floats_do_not_hold_stay_text(word: str) -> None:
 
 
 def test_decimal_commas_are_numbers_where_they_cannot_be_thousands(
-    capfd: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(progress, "_shown", True)
     assert values_of("dose", ["1,5", "-12,25", "3", None], None, True) == [1.5, -12.25, 3.0, None]
     assert values_of("dose", ["0,125", "1,5"], "number", True) == [0.125, 1.5]
     assert not capfd.readouterr().err
