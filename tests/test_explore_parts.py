@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 pytest.importorskip("fastapi", reason="no FastAPI here: pip install 'nearfar[explore]'")
@@ -123,6 +124,19 @@ def test_this_is_normal_adds_to_the_bank(client: TestClient, tmp_path: Path) -> 
     assert again["scores"].tolist() == after["scores"].tolist()
     assert client.post("/api/normal", json={**asked, "above": "x"}).status_code == 422
     assert opened(client.post("/api/normal", json=asked).content)["head"]["added"] == 0
+
+
+def test_all_images_are_listed_so_that_a_condition_finds_those_far_down(run: Run, tmp_path: Path) -> None:
+    store = open_store(str(run.folder.parent / "new.nf"))
+    many = open_store(tmp_path / "many.nf", store.info)
+    vectors = pa.array([store.vectors()[1][0]] * 540, pa.list_(pa.float32(), store.info.dim))
+    many.upsert(pa.table({"id": [f"{at:03d}" for at in range(540)], "vector": vectors}))
+    rows = NumberedStore(many)
+    parts = AnomalousParts(rows, Findings(rows), run.folder.parent / "good.safetensors")
+    known = np.random.default_rng(0).random(540, np.float32)
+    parts.findings.kept.array("parts", lambda: known, also=parts._stamp)
+    _, order, scores = parts.listing()
+    assert order.tolist() == np.argsort(-known, kind="stable").tolist() and len(scores) == 540
 
 
 def test_what_does_not_fit_is_refused(run: Run, tmp_path: Path) -> None:

@@ -28,7 +28,6 @@ from ..stores.cut_out import corners_of
 from . import originals
 from .findings import Findings
 from .row_numbers import NumberedStore
-from .tasks import LIST_LIMIT
 
 FPR = 0.05  # that the threshold promises at first
 AGAIN = 200  # images that are scored again after one more is normal, at most
@@ -118,7 +117,7 @@ class AnomalousParts:
         Returns:
             What is known: `held`, the scores of held-out normal images; `threshold`, which promises 5 % of
             false alarms, None where these are too few; `inside`, normal images in the bank; `flagged` by it.
-            Then the first rows, the most anomalous first, and the scores of all images, descending.
+            Then the rows of all images that have a score, the most anomalous first, and these scores.
         """
         with self._lock:
             self.rows.look()
@@ -137,7 +136,7 @@ class AnomalousParts:
                 "unscored": len(scores) - len(order),
                 "bank": self.path.name,
             }
-            return head, order[:LIST_LIMIT].astype(np.int32), scores[order]
+            return head, order.astype(np.int32), scores[order]
 
     def map(self, name: str) -> bytes:
         """Draw the map of an image over it, in full: a JPEG.

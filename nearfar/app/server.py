@@ -189,8 +189,8 @@ def _store(
     def selections() -> dict[str, Any]:
         return {"names": kept.counts()}
 
-    @app.get("/api/selections/{name:path}")
-    def selection(name: str) -> Response:
+    @app.get("/api/selection")
+    def selection(name: Name) -> Response:
         return numbered(rows, kept.all().get(name, []))
 
     @app.post("/api/selections")
@@ -335,8 +335,7 @@ def _parts(app: FastAPI, rows: NumberedStore, parts: AnomalousParts) -> None:
 
     def answer(**more: Any) -> Response:
         head, order, scores = parts.listing()
-        columns = {"anomaly_score": [float(one) for one in scores[: len(order)]]}
-        told = {"title": "most anomalous parts first", "lines": [], "grouped": "", "columns": columns}
+        told = {"title": "most anomalous parts first", "lines": [], "grouped": ""}
         return framed({**told, **head, **more, "key": rows.key}, rows=order, scores=scores)
 
     @app.get("/api/parts")

@@ -6,7 +6,7 @@ import { hold, made, openList } from "./lists.js";
 import { byId, many, meant, on, say, state, trying } from "./state.js";
 
 const STEPS = 1000;
-let found = null; // head, rows, and the scores of all images, descending
+let found = null; // head, the rows of all images that have a score, and these, descending
 let above = 0; // the score above which images are flagged
 
 /** How many of some scores, descending, lie above the threshold. */
@@ -34,17 +34,16 @@ function told() {
 
 /** Show the flagged images. */
 function flagged() {
-  const count = Math.min(over(found.scores), found.rows.length);
-  const { title, grouped, columns, unscored, bank } = found.head;
+  const count = over(found.scores);
+  const { title, grouped, unscored, bank } = found.head;
   const lines = unscored ? [`${many(unscored)} ${unscored === 1 ? "is" : "are"} in the bank ${bank} or cannot be read.`] : [];
-  const scores = columns.anomaly_score.slice(0, count);
-  hold("parts", { title, grouped, lines, columns: { anomaly_score: scores } }, found.rows.slice(0, count));
+  const columns = { anomaly_score: [...found.scores.subarray(0, count)] };
+  hold("parts", { title, grouped, lines, columns }, found.rows.slice(0, count));
 }
 
 /** Take what the server answered. */
 function take(answer, level) {
   found = answer;
-  found.head.columns.anomaly_score = [...found.scores.slice(0, found.rows.length)];
   const [low, high] = ends();
   above = level ?? found.head.threshold ?? found.scores[Math.min(found.scores.length - 1, Math.ceil(0.05 * found.scores.length))];
   byId("level").value = String(Math.round((STEPS * (above - low)) / Math.max(high - low, 1e-12)));
