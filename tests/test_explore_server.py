@@ -284,8 +284,13 @@ def test_selections_are_kept_by_the_names_of_images(client: TestClient) -> None:
     key = asked(client, "/api/store")["key"]
     kept = {"key": key, "name": "odd <b>ones</b>", "rows": [3, 1, 4]}
     assert asked(client, "/api/selections", json=kept) == {"names": {kept["name"]: 3}}
-    assert asked(client, f"/api/selections/{quote(str(kept['name']))}")["rows"].tolist() == [3, 1, 4]
-    assert asked(client, "/api/selections/nothing")["rows"].tolist() == []
+    # A name may be "..", which as a part of an address a browser would take for a step up.
+    for name in (str(kept["name"]), "..", ".", "a/../b", "?x=1&y"):
+        asked(client, "/api/selections", json={**kept, "name": name})
+        assert asked(client, f"/api/selection?name={quote(name, safe='')}")["rows"].tolist() == [3, 1, 4]
+        asked(client, "/api/selections", json={**kept, "name": name, "rows": []})
+    assert asked(client, "/api/selection?name=nothing")["rows"].tolist() == []
+    asked(client, "/api/selections", json=kept)
     assert client.post("/api/selections", json={**kept, "key": "old"}).status_code == 409
     assert asked(client, "/api/selections", json={**kept, "rows": []}) == {"names": {}}
 

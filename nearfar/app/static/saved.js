@@ -23,7 +23,7 @@ async function keep(name, rows) {
 }
 
 async function show(name) {
-  const found = await trying(() => ask(`api/selections/${encodeURIComponent(name)}`));
+  const found = await trying(() => ask(`api/selection?${new URLSearchParams({ name })}`));
   if (found) hold("selected", { title: name }, found.rows);
 }
 
