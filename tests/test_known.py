@@ -19,6 +19,7 @@ from PIL import Image
 import nearfar
 from nearfar import models
 from nearfar.cli.main import main
+from nearfar.core import progress
 from nearfar.core.errors import NearfarError
 from nearfar.features.extract import fingerprint
 from nearfar.models import embedded, known
@@ -254,8 +255,14 @@ def test_images_alone_are_embedded_by_the_known_encoder(
 
 
 def test_a_folder_of_images_is_a_store_to_the_commands(
-    few: Path, tmp_path: Path, known_installed: None, timm_folder: Path, capsys: pytest.CaptureFixture[str]
+    few: Path,
+    tmp_path: Path,
+    known_installed: None,
+    timm_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(progress, "_shown", True)
     shutil.copy(few / "000.png", few / "copy.png")
     found = nearfar.duplicates(few)
     assert {"000.png", "copy.png"} <= {*found.ids} and found.facts["images"] == 7
