@@ -425,6 +425,23 @@ def test_a_second_data_set_that_is_not_there_is_named_before_anything_is_measure
     assert "fitting" not in capsys.readouterr().err
 
 
+def test_a_second_data_set_has_labels_of_its_own(run, tmp_path):
+    for name, count, seed in (("a", 30, 0), ("b", 9, 1)):
+        for number, (values, label) in enumerate(zip(*pictures(count, seed), strict=True)):
+            folder = tmp_path / name / ("all" if name == "a" else f"dark {label}")
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(folder / f"{number}.png")
+    # The list is of a; b has files of the same names, other classes, and none of a's folders.
+    rows = "".join(f"{number}.png,{label}\n" for number, label in enumerate(pictures(30, 0)[1]))
+    (tmp_path / "a.csv").write_text(f"path,label\n{rows}")
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    how = {"labels": tmp_path / "a.csv", "baselines": (), "device": "cpu"}
+    found = evaluate(run, train=a, test=a, transfer=(b, b), **how)
+    assert found.classes == ("blue", "green", "red")
+    second = found.parts["transfer"].evaluation
+    assert second.classes == ("dark blue", "dark green", "dark red")
+
+
 def test_too_many_bad_images_are_named_without_a_flag_that_evaluate_lacks(run, tmp_path):
     pixels, labels = pictures(30, 5)
     for number, (values, label) in enumerate(zip(pixels, labels, strict=True)):

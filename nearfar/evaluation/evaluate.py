@@ -100,7 +100,8 @@ def evaluate(  # type: ignore[misc]
         train: labelled images to fit and to choose on; without `test`, a folder that holds train and test.
         test: labelled images, read once, after every choice is made.
         label_level: which folder on the way to an image names its class: 1 the first, -1 the innermost.
-        labels: a .csv, .tsv or .parquet with the columns path and label, to take all labels from.
+        labels: a .csv, .tsv or .parquet with the columns path and label, to take the labels of `train` and
+            `test` from.
         seed: random seed: of the validation images, the untrained network and every other draw.
         device: "auto", "cpu", "cuda" or "mps".
         batch_size: images encoded at a time.
@@ -113,7 +114,8 @@ def evaluate(  # type: ignore[misc]
             whole groups, and there is a warning of test images whose group has training images.
         parts: what else to measure, by names of `evaluation.PARTS`: "few_labels", "retrieval", "clusters",
             "calibration", "svm", "robustness", "augmented", "finetune"; or "all". Of sounds "svm" always.
-        transfer: training and test images of a second data set, for k-NN and linear.
+        transfer: training and test images of a second data set, for k-NN and linear; it has labels of its
+            own, in the names of folders or a list's column.
         known: a known encoder as one more row, such as timm:resnet18; it gets the images as its makers
             prepare them. By default `known`, where it is installed and there are at most 10,000 images;
             none for no such row. Of several runs, the row is the first one's, and an encoder that is
@@ -164,7 +166,7 @@ def evaluate(  # type: ignore[misc]
         raise NearfarError("the same run is given twice; give each once.")
     if transfer is not None:  # what is wrong with it is said before anything is measured
         for kind in sorted({modality_of(item.preprocess).name for item in runs}):
-            labelled_data.open_both(*transfer, kind, label_level, labels)
+            labelled_data.open_both(*transfer, kind, label_level, None)
     found = []
     for name, item in zip(names, runs, strict=True):
         if others:
@@ -173,7 +175,7 @@ def evaluate(  # type: ignore[misc]
         made = measure(item, train, test, replace(options, beside=beside))
         if transfer is not None:
             progress.say("evaluating on the second data set")
-            second = measure(item, *transfer, replace(options, parts=(), groups=None))
+            second = measure(item, *transfer, replace(options, parts=(), groups=None, labels=None))
             made = replace(made, parts={**made.parts, "transfer": Transfer(second)})
         found.append(made)
         options = replace(options, known=NONE)
