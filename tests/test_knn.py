@@ -173,3 +173,14 @@ def test_wrong_questions_are_refused_in_a_sentence():
 def test_zero_rows_are_alike_to_nothing():
     similarity, _ = knn.top_k(torch.zeros(1, 3), torch.eye(3), 3)
     assert similarity.abs().max() == 0
+
+
+@pytest.mark.parametrize("size", [1e-42, 1e-25, 1e-12, 1.0, 1e19, 1e30, 5e37])
+def test_rows_of_any_size_are_scaled_to_length_1(size: float) -> None:
+    x = torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.3, 0.4]]) * torch.tensor([[size], [1.0], [1.0]])
+    scaled = torch.tensor([[0.6, 0.8], [0.0, 0.0], [0.6, 0.8]])
+    torch.testing.assert_close(knn.unit(x), scaled, rtol=0, atol=2e-3 if size < 1e-40 else 1e-6)
+    for bad in (float("nan"), float("inf")):
+        x[0, 0] = bad
+        with pytest.raises(NearfarError, match="not finite"):
+            knn.unit(x)

@@ -37,12 +37,20 @@ def unit(x: torch.Tensor) -> torch.Tensor:
         NearfarError: a value is not finite.
     """
     length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    # A length that is not finite tells, in one pass; but the squares of finite values may overflow too.
-    if not bool(torch.isfinite(length).all()) and not bool(torch.isfinite(x).all()):
+    usual = (length > 1e-12) & torch.isfinite(length)
+    if bool(usual.all()):
+        return x / length
+    made, unusual = x / length.where(usual, 1), ~usual.squeeze(1)
+    # The squares of very large values overflow, those of very small ones vanish.
+    rows = x[unusual]
+    most = rows.abs().amax(dim=1, keepdim=True)
+    if not bool(torch.isfinite(most).all()):
         raise NearfarError(
             "some vectors hold values that are not finite; look for NaN in the run's log.jsonl."
         )
-    return x / length.clamp_min(1e-12)
+    rows = rows / most.where(most > 0, 1)
+    made[unusual] = rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(1)
+    return made
 
 
 def largest(x: torch.Tensor, k: int, *, order: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
