@@ -161,25 +161,13 @@ class FileDataset(Dataset):
 
     def _decode(self, row: int, among: npt.NDArray[np.int64] | None) -> Pixels:
         """Decode a row, or the first of its substitutes that is good."""
-        key = rng.fold(self.seed, "substitute")
         for attempt in range(_TRIES):
-            at = row
-            if attempt in (1, _TRIES // 2):  # of its class, and if that is all bad, of any
-                some = np.arange(len(self)) if among is None else among
-                if attempt == 1 and self.labels is not None:
-                    some = some[self.labels[some] == self.labels[row]]
-            if attempt:
-                at = int(some[int(float(rng.uniform(key, [row], attempt)[0, -1]) * len(some))])
+            at = self._substitute(row, attempt, among) if attempt else row
             try:
                 data = self.source.read(at)
                 if isinstance(data, np.ndarray):
-                    return read_pixels(
-                        self.source,
-                        at,
-                        short_side=None,
-                        max_pixels=self.max_pixels,
-                        value_range=self.value_range,
-                    )[0]
+                    own, limit = self.value_range, self.max_pixels
+                    return read_pixels(self.source, at, short_side=None, max_pixels=limit, value_range=own)[0]
                 # Up to twice the side will do: the crop's own resize is cheaper than one more here.
                 return decode(
                     data,
@@ -194,6 +182,14 @@ class FileDataset(Dataset):
                     self._bad[at] = str(error)
             too_many(self.source, self.rejected, len(self), self.max_bad)
         raise NearfarError(f"no usable image was found in {self.source.name}; {check_of(self.source)}")
+
+    def _substitute(self, row: int, attempt: int, among: npt.NDArray[np.int64] | None) -> int:
+        """Draw a row of the same class, or of any where that may be all bad."""
+        some = np.arange(len(self)) if among is None else among
+        if attempt < _TRIES // 2 and self.labels is not None:
+            some = some[self.labels[some] == self.labels[row]]
+        u = rng.uniform(rng.fold(self.seed, "substitute"), [row], attempt)
+        return int(some[int(float(u[0, -1]) * len(some))])
 
     def gather(self, rows: npt.NDArray[np.int64], among: npt.NDArray[np.int64] | None = None) -> RaggedImages:
         """Read some images; a substitute stands in for a bad one, with its own sides.
