@@ -104,10 +104,11 @@ def list_groups(
         "group": (found.group + 1).tolist(),
         **{name: [sides[row][name] for row in found.rows] for name in own},
     }
-    spare, copies = len(listed) - int(found.keep.sum()), int(((sure | found.same) & ~found.keep).sum())
+    known = (sure | found.same) & ~found.keep
+    spare, copies = len(listed) - int(found.keep.sum()), int(known.sum())
     # Also copies of one another of which neither is the image to keep.
-    known = [digest for digest in held.examples.digests if digest]
-    exact = len(known) - len(set(known))
+    digests = [digest for digest in held.examples.digests if digest]
+    exact = len(digests) - len(set(digests))
     groups = int(found.keep.sum())
     facts = {
         "images": len(ids),
@@ -121,7 +122,7 @@ def list_groups(
     unseen += _lacking(held)
     lines = (
         f"{copies:,} of {len(ids):,} {kind.noun} are copies, {exact:,} of them {_same(kind.name)}, in "
-        f"{counted(groups, 'group')}. In each group, keep "
+        f"{counted(len(set(found.group[known].tolist())), 'group')}. In each group, keep "
         f"{_BEST.get(kind.name, 'the image with the most pixels, then bytes')}.",
         *unseen,
         str(level),
@@ -174,7 +175,7 @@ def _unconfirmed(many: int, store: VectorStore) -> str:
     return (
         f"{counted(many, f'more {store.info.one} looks')} like copies in thumbnails of "
         f"{store.info.thumbnail} pixels, in which small differences do not show (confirmed: no); their "
-        "files are not at hand."
+        "files are not at hand, or not opened here."
     )
 
 
