@@ -13,9 +13,11 @@ from PIL import Image
 import nearfar
 from nearfar.cli.main import main
 from nearfar.core import progress
+from nearfar.core.errors import NearfarError
 from nearfar.data import inspection
 from nearfar.data.sources import open_source
 from nearfar.methods.base import Loss
+from nearfar.training.collection_settings import usual_side
 from nearfar.training.precision import gains_from_bfloat16
 from nearfar.training.turns import FEWEST
 
@@ -76,6 +78,19 @@ def test_a_copy_in_train_and_test_is_told_apart_from_others(tmp_path: Path) -> N
     assert "1 group across test and train: scores on copies" in said
     (tmp_path / "test/a/3.png").unlink()
     assert "across" not in str(inspection.inspect(open_source(tmp_path), max_pixels=MAX, threads=1))
+
+
+def test_a_list_of_which_hardly_a_file_is_there_is_told_and_not_sent_to_check(tmp_path: Path) -> None:
+    here = [f"{number}.png" for number in range(2)]
+    for name in here:
+        Image.new("RGB", (16, 16)).save(tmp_path / name)
+    names = [f"no{number}.png" for number in range(303)]
+    names[7], names[21] = here  # not among those that the usual size is told from
+    (tmp_path / "list.csv").write_text("\n".join(["path", *names]))
+    found = nearfar.check(tmp_path / "list.csv", device="cpu")
+    assert found.inspection.usable == 2 and "99% of the images are unusable" in found.obstacle
+    with pytest.raises(NearfarError, match="of 64 images tried of .* none can be used .unreadable"):
+        usual_side(open_source(tmp_path / "list.csv"), MAX)
 
 
 def test_check_full_decodes_all(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:

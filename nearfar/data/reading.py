@@ -42,12 +42,13 @@ def check_of(source: Source) -> str:
     return f"run: nearfar check {shlex.quote(source.name)}"
 
 
-def none_usable(source: Source, reason: str) -> NearfarError:
+def none_usable(source: Source, reason: str, tried: int | None = None) -> NearfarError:
     """Say that no example of a collection can be used.
 
     Args:
         source: the collection.
-        reason: why the first cannot.
+        reason: why one of them cannot.
+        tried: how many were tried; None for all.
 
     Returns:
         The error to raise.
@@ -55,6 +56,8 @@ def none_usable(source: Source, reason: str) -> NearfarError:
     from .modalities import modality
 
     some = counted(len(source), modality(source.modality).one)
+    if tried is not None and tried < len(source):
+        some = f"{tried:,} {modality(source.modality).noun} tried"
     return NearfarError(f"of {some} of {source.name} none can be used ({reason}); {check_of(source)}")
 
 

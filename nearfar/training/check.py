@@ -174,6 +174,14 @@ def check(
     if found.usable < 2:
         usable = counted(found.usable, f"usable {modality_of(source).one} is")
         return Check(found, None, f"{usable} too few to train on{_why_unusable(found)}")
+    if len(found.rejected) > given.get("max_bad", Training.max_bad) * found.count:
+        share = len(found.rejected) / found.count
+        return Check(
+            found,
+            None,
+            f"{share:.0%} of the {modality_of(source).noun} are unusable; fix them, or raise --max-bad to "
+            f"{math.ceil(100 * share) / 100:.2f}",  # rounded down it would be refused again
+        )
     side = usual_side(source, max_pixels)
     span = usual_range(source, given)
     asked = decided(source, given)
@@ -182,14 +190,6 @@ def check(
     )
     if found.range is not None:
         found = dataclasses.replace(found, range=span)
-    if len(found.rejected) > wanted.training.max_bad * found.count:
-        share = len(found.rejected) / found.count
-        return Check(
-            found,
-            None,
-            f"{share:.0%} of the {modality_of(source).noun} are unusable; fix them, or raise --max-bad to "
-            f"{math.ceil(100 * share) / 100:.2f}",  # rounded down it would be refused again
-        )
     if wanted.training.groups is not None:
         bad = {item.id for item in found.rejected}
         grouping.check_groups(wanted, len(resolve.views_of(wanted)))

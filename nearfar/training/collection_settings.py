@@ -33,14 +33,15 @@ def usual_side(source: Source, max_pixels: int) -> int:
         NearfarError: the collection is empty, or none of the sample can be used.
     """
     sides, reason, kind = [], "", modality_of(source)
-    for index in np.unique(np.linspace(0, len(source.ids) - 1, SAMPLE).astype(int)):
+    rows = np.unique(np.linspace(0, len(source.ids) - 1, SAMPLE).astype(int))
+    for index in rows:
         try:
             data, _ = kind.fetch(source, int(index), limit=max_pixels)
             sides.append(kind.size_of(kind.decode(data, None, limit=max_pixels).value))
         except BadImage as error:
             reason = str(error)
     if not sides:
-        raise none_usable(source, reason)
+        raise none_usable(source, reason, tried=len(rows))
     return int(np.median(sides))
 
 
