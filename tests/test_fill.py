@@ -195,7 +195,8 @@ def test_columns_are_joined_by_id_or_path(run, photos, address, tmp_path):
     ]
     assert store.ids("site = 'it''s' and age < 0") == ["square/é 02.png"]
     for text, says in (
-        ("x,site\na,b\n", "needs a heading"),
+        ("x,site\na,b\n", "begins with the column 'x'; put ids or paths first"),
+        ("a.png,b\n", "no heading: its first line names a.png; write a line such as id,site"),
         ("id,site\nnope,b\n", "names no row"),
         ("id,bytes\nround/é 01.png,3\n", "cannot be set"),
         ("id,Patient No\nround/é 01.png,3\n", "such as Patient_No"),

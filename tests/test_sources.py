@@ -126,7 +126,9 @@ def test_broken_lists(tmp_path: Path) -> None:
         ("b.csv", "name,label\nx.png,1\n", "no column of paths"),
         ("c.csv", "path\nx.png\n", "no column of labels"),
         ("d.csv", "path,label\nx.png\n", "line 2: a column is missing"),
-        ("e.csv", "path,label\nx.png,\n", "no label for image 1"),
+        ("e.csv", "path,label\nx.png,\n", "no label for image x.png; give it one"),
+        ("i.csv", "path,label\nx.png,\ny.png,a\nz.png,\n", "for 2 of its 3 images, such as image x.png; give"),
+        ("l.csv", "x.png,a\ny.png,b\n", "no heading: its first line names x.png; write a line such as path"),
         ("f.parquet", "PAR1 nothing", "cannot be read"),
         ("g.csv", "", "no column of paths"),
         ("j.csv", "path,label\n../1.png,a\n", "none of the files"),
@@ -150,7 +152,7 @@ def test_what_means_no_label_is_refused_as_a_class(word: object, folder: Path) -
     refuses((np.zeros((2, 8, 8), np.uint8), [3, word]), "no label for image 2", labels=True)
     if isinstance(word, str):
         (folder / "l.csv").write_text(f"path,label\ncat/1.png,1\ndog/1.png,{word}\n")
-        refuses(folder / "l.csv", "no label for image 2", labels=True)
+        refuses(folder / "l.csv", "no label for image dog/1.png", labels=True)
 
 
 def test_lists_that_give_two_answers_are_refused(folder: Path) -> None:
@@ -389,7 +391,7 @@ def test_hugging_face(tmp_path: Path) -> None:
     bare = datasets.Dataset.from_dict({"image": cells, "label": [-1, -1]}, features=features)
     bare.to_parquet(str(tmp_path / "bare" / "train.parquet"))
     assert open_source(f"hf:{tmp_path / 'bare'}").labels is None
-    with pytest.raises(NearfarError, match=r"no label for image 1 \('-1' means none\)"):
+    with pytest.raises(NearfarError, match=r"no label for 2 of its 2 images, such as image 1 \('-1' means none\)"):
         open_source(f"hf:{tmp_path / 'bare'}", labels=True)
 
 

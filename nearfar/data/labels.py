@@ -121,7 +121,7 @@ def from_list(source: Source, file: str | Path) -> Source:
     names, marks = lists.read_list(path, str(path), labels=True)
     native = native_paths(names, path.parent, path)
     labels: dict[str, str] = {}
-    classes = class_names(str(path), marks or (), len(names))
+    classes = class_names(str(path), marks or (), len(names), ids=names)
     for name, own, label in zip(clean(native), native, classes, strict=True):
         for key in {name, own, os.path.realpath(path.parent / own)}:
             if (known := labels.setdefault(key, label)) != label:

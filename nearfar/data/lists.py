@@ -13,6 +13,7 @@ from ..core.plain_path import plain_path
 from .csv_files import PATH_COLUMNS, from_windows, native_paths, open_text, read_rows
 from .endings import LISTS
 from .folders import SUFFIXES as IMAGES
+from .folders import is_image_name
 from .named_files import located
 from .names import Names
 from .source import FileSource, class_names, clean, label_of
@@ -34,10 +35,20 @@ def column_of(path: Path, names: list[str], wanted: tuple[str, ...], what: str) 
         raise NearfarError(
             f"{path} has no column of {what}: its first line is empty; write {wanted[0]!r} there."
         )
+    refuse_no_heading(path, names, "path,label")
     found = ", ".join(repr(name) for name in names[:6])
     raise NearfarError(
         f"{path} has no column of {what}: rename one of its columns ({found}) to {wanted[0]!r}."
     )
+
+
+def refuse_no_heading(path: Path, names: Sequence[str], example: str) -> None:
+    """Refuse a table whose first line names an image, in place of its columns."""
+    first = next((name for name in names if is_image_name(os.path.basename(name.strip()))), None)
+    if first is not None:
+        raise NearfarError(
+            f"{path} has no heading: its first line names {first}; write a line such as {example} above it."
+        )
 
 
 def _label_column(path: Path, names: list[str], at: int) -> int:
@@ -203,6 +214,6 @@ def open_list(path: Path, *, labels: bool, suffixes: Collection[str] = IMAGES) -
         NearfarError: the list cannot be read, is empty, lacks a column, or none of its files is there.
     """
     paths, marks = read_list(path, str(path), labels=labels)
-    named = None if marks is None else class_names(str(path), marks, len(paths))
+    named = None if marks is None else class_names(str(path), marks, len(paths), ids=paths)
     found = located(path, native_paths(paths, path.parent, path), suffixes)
     return FileSource(str(path), clean(found), named, path.parent, found)

@@ -152,7 +152,7 @@ def joined(
     kind_of = found[0][1].field(column).type
     leaf = f"{column}.bytes" if hasattr(kind_of, "get_field_index") and kind_of.num_fields else column
     starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    named = class_names(pattern, marks, len(ids)) if labels else None
+    named = class_names(pattern, marks, len(ids), ids=ids) if labels else None
     held = [file for file, _, _ in found]
     return kind(pattern, clean(ids), named, held, leaf, starts, np.array(place, np.int64))
 

@@ -166,7 +166,8 @@ def _open_list(bucket: Bucket, key: str, labels: bool) -> RemoteFiles:
             raise bucket.refused(key, str(error)) from None
         paths, marks = lists.read_list(path, name, labels=labels)
     above = f"{bucket}/{key.rpartition('/')[0]}".rstrip("/")
-    return of_paths(name, paths, None if marks is None else class_names(name, marks, len(paths)), above)
+    labelled = None if marks is None else class_names(name, marks, len(paths), ids=paths)
+    return of_paths(name, paths, labelled, above)
 
 
 def of_paths(name: str, paths: Sequence[str], labels: tuple[str, ...] | None, above: str) -> RemoteFiles:

@@ -395,6 +395,9 @@ def class_names(
         if word is None:
             said = "" if label is None else str(label).strip()  # not compared: of pandas' NA nothing is true
             shown = f" ({said!r} means none)" if said else ""
-            raise NearfarError(f"{name} has no label for {told(row)}{shown}; give it one or leave it out.")
+            many = sum(label_of(other) is None for other in plain)
+            some = told(row) if many == 1 else f"{many:,} of its {counted(count, one)}, such as {told(row)}"
+            each = "it" if many == 1 else "each"
+            raise NearfarError(f"{name} has no label for {some}{shown}; give {each} one or leave it out.")
         words.append(sys.intern(word))  # a class is one string, however many images it has
     return tuple(clean(words))

@@ -15,6 +15,7 @@ from ..core import progress
 from ..core.errors import NearfarError, reason_of
 from ..core.text import counted
 from ..data.csv_files import PATH_COLUMNS, delimiter_of, from_windows, read_rows
+from ..data.lists import refuse_no_heading
 from ..data.named_files import portable, short_forms
 from ..data.source import real_places
 from .base import Value, VectorStore
@@ -145,8 +146,14 @@ def read_columns(path: str | Path) -> ColumnList:
         raise NearfarError(f"{file} cannot be read as a list of columns: {reason_of(error)}.") from None
     table = [[word.strip() for word in row] for _, row in lines]
     heads = [from_windows(word) for word in table[0]] if table else []
-    if len(heads) < 2 or heads[0].lower() not in NAMES:
+    if len(heads) < 2:
         raise NearfarError(f"{file} needs a heading such as id,site: first ids or paths, then other columns.")
+    if heads[0].lower() not in NAMES:
+        refuse_no_heading(file, heads, "id,site")
+        raise NearfarError(
+            f"{file} begins with the column {heads[0]!r}; put ids or paths first, and call that column id or "
+            "path."
+        )
     if len(set(heads)) < len(heads):
         raise NearfarError(f"{file} has two columns of the same name; rename one.")
     full = table[1:]
