@@ -41,6 +41,13 @@ def course(*found: float, **last: float) -> list[dict[str, Any]]:
     return lines
 
 
+def test_a_run_that_starts_from_weights_is_compared_with_its_start_by_name() -> None:
+    lines = course(0.03, 0.03, rankme=8.1, spread=0.081)
+    plain, from_known = judge(lines), judge(lines, start="known")
+    assert plain and plain.reason == "features have not changed from the untrained network"
+    assert from_known and from_known.reason == "features have not changed from its start"
+
+
 @pytest.mark.parametrize(
     ("lines", "name"),
     [

@@ -67,7 +67,8 @@ def judge(
     """Judge a run by its evaluation on labelled images, if there is one, and its health checks so far.
 
     Args:
-        lines: of `health.jsonl`, in order; the first, of step 0, shows the untrained network.
+        lines: of `health.jsonl`, in order; the first, of step 0, shows the network before training: untrained,
+            or what training started from.
         expects: what the method says that the figures mean.
         evaluation: of its encoder, as in `evaluation.json`.
         start: the encoder that training started from, if it did from one.
@@ -82,6 +83,8 @@ def judge(
     if seen is not None and noun != "images":
         reason, advice = (re.sub(r"\bimages\b", noun, text) for text in (seen.reason, seen.advice))
         seen = replace(seen, reason=reason, advice=advice)
+    if seen is not None and start:
+        seen = replace(seen, reason=seen.reason.replace("the untrained network", "its start"))
     if start and (worse := _worse(evaluation or {}, start, expects)):
         return worse
     against = _against(evaluation or {}, "untrained")

@@ -87,7 +87,8 @@ class HealthMonitor:
         self._add(step.number, method.encoder, step.watched)
         self.next = step.number + self._stride(step.plan.steps)
         noun = self.job.wanted.kind.noun
-        before, self.verdict = self.verdict, judge(self.lines, self.expects, noun=noun)
+        start = self.job.wanted.training.weights or ""
+        before, self.verdict = self.verdict, judge(self.lines, self.expects, start=start, noun=noun)
         if step.last:
             share = self.spent / max(time.monotonic() - self.began, 1e-9)
             progress.say(
