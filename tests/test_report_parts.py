@@ -145,7 +145,9 @@ def test_runs_of_unlike_length_share_an_axis() -> None:
 def test_the_images_of_a_run_may_be_lost_and_each_keeps_its_colour() -> None:
     rows = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
     drawn = curves.spectrum(["lost", "there"], [None, rows])
-    assert drawn.runs == ["lost", "there"]
+    assert drawn.runs == ["lost", "there"] and "whitened" not in drawn.items[0].says
+    told = curves.spectrum(["lost", "there"], [None, rows], whitened=["there"]).items[0].says
+    assert "The vectors of there were whitened in part" in told
     assert "var(--series-1" in drawn.items[0].svg and "var(--series-0" not in drawn.items[0].svg
 
 
@@ -198,6 +200,8 @@ def test_one_sentence_sums_a_run_up() -> None:
     assert "19.0 points fewer than" in summary.sentence(
         "3,240 images", "images", _scored(0.3, 0.02, pixels=0.49), None
     )
+    both = summary.sentence("3,240 images", "images", _scored(0.5, 0.02, known=0.69, combined=0.8), None)
+    assert "19.0 points fewer than with the known encoder (69.0 %)" in both
     assert "was not measured" in summary.sentence("3,240 images", "images", None, None)
 
 

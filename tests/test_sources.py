@@ -127,7 +127,7 @@ def test_broken_lists(tmp_path: Path) -> None:
         ("c.csv", "path\nx.png\n", "no column of labels"),
         ("d.csv", "path,label\nx.png\n", "line 2: a column is missing"),
         ("e.csv", "path,label\nx.png,\n", "no label for image x.png; give it one"),
-        ("i.csv", "path,label\nx.png,\ny.png,a\nz.png,\n", "for 2 of its 3 images, such as image x.png; give"),
+        ("i.csv", "path,label\nx.png,\ny.png,a\nz.png,\n", "for 2 of its 3 images, such as image x.png"),
         ("l.csv", "x.png,a\ny.png,b\n", "no heading: its first line names x.png; write a line such as path"),
         ("f.parquet", "PAR1 nothing", "cannot be read"),
         ("g.csv", "", "no column of paths"),
@@ -391,7 +391,7 @@ def test_hugging_face(tmp_path: Path) -> None:
     bare = datasets.Dataset.from_dict({"image": cells, "label": [-1, -1]}, features=features)
     bare.to_parquet(str(tmp_path / "bare" / "train.parquet"))
     assert open_source(f"hf:{tmp_path / 'bare'}").labels is None
-    with pytest.raises(NearfarError, match=r"no label for 2 of its 2 images, such as image 1 \('-1' means none\)"):
+    with pytest.raises(NearfarError, match=r"for 2 of its 2 images, such as image 1 \('-1' means none\)"):
         open_source(f"hf:{tmp_path / 'bare'}", labels=True)
 
 

@@ -56,6 +56,8 @@ def test_a_run_keeps_a_whitening_of_its_own_images(photos, tmp_path) -> None:
         open_data(photos), short_side=run.preprocess.decode_side, max_pixels=10**6, max_bad=0, threads=1
     )
     found = torch.from_numpy(features(run.encoder, images, run.preprocess)).double()
+    assert whitening.is_whitened(run.encoder)
+    assert not whitening.is_whitened(every_scale.as_trained(run.encoder))
     raw = every_scale.finished(every_scale.as_trained(run.encoder))
     x = torch.from_numpy(features(raw, images, run.preprocess)).double()
     mean, matrix = whitening.whitening(x)

@@ -65,6 +65,11 @@ def axes(away: torch.Tensor, ridge: float) -> tuple[torch.Tensor, torch.Tensor]:
     return directions, (values + ridge * values.mean().clamp_min(1e-12)).rsqrt()
 
 
+def is_whitened(encoder: Encoder) -> bool:
+    """Tell whether an encoder has a whitening of its vectors, as `models.finished` gives it."""
+    return "whitening" in dict(encoder.net.named_buffers(recurse=False))
+
+
 def whiten(encoder: Encoder, dataset: Any, preprocess: Any, *, seed: int, device: str = "cpu") -> None:
     """Fit the whitening of an encoder that has one to some images, in place; others stay as they are.
 
@@ -75,9 +80,9 @@ def whiten(encoder: Encoder, dataset: Any, preprocess: Any, *, seed: int, device
         seed: names the images.
         device: where to compute.
     """
-    held = dict(encoder.net.named_buffers(recurse=False))
-    if "whitening" not in held or len(dataset) < 2:
+    if not is_whitened(encoder) or len(dataset) < 2:
         return
+    held = dict(encoder.net.named_buffers(recurse=False))
     held["mean"].zero_()
     held["whitening"].copy_(torch.eye(len(held["mean"])))
     rows = np.sort(rng.permutation(rng.fold(seed, "whitening"), len(dataset))[:IMAGES])

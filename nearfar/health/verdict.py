@@ -67,8 +67,8 @@ def judge(
     """Judge a run by its evaluation on labelled images, if there is one, and its health checks so far.
 
     Args:
-        lines: of `health.jsonl`, in order; the first, of step 0, shows the network before training: untrained,
-            or what training started from.
+        lines: of `health.jsonl`, in order; the first, of step 0, shows the untrained network, or what
+            training started from.
         expects: what the method says that the figures mean.
         evaluation: of its encoder, as in `evaluation.json`.
         start: the encoder that training started from, if it did from one.

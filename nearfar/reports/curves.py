@@ -150,12 +150,15 @@ def _number(value: Any, percent: bool) -> str:
     return f"{100 * value:.1f} %" if percent else f"{value:.3g}"
 
 
-def spectrum(names: Sequence[str], features: Sequence[torch.Tensor | None]) -> Plots | Note:
+def spectrum(
+    names: Sequence[str], features: Sequence[torch.Tensor | None], whitened: Sequence[str] = ()
+) -> Plots | Note:
     """Draw how much of the features' variance each direction holds, the greatest first.
 
     Args:
         names: of the runs.
         features: (n, d) of each; None where there are none.
+        whitened: names of those whose vectors training has whitened at its end.
 
     Returns:
         One plot: singular values of centred unit features, over the greatest, on two logarithmic axes; a note
@@ -184,4 +187,9 @@ def spectrum(names: Sequence[str], features: Sequence[torch.Tensor | None]) -> P
         f"Singular values, each over the greatest; {half} of them stand above a tenth. Features with a steep "
         "spectrum use few directions, with a flat one many."
     )
+    if whitened:
+        says += (
+            f" The vectors of {' and '.join(whitened)} were whitened in part once training had ended, which "
+            "makes the spectrum flatter; health, such as RankMe, is of the features before."
+        )
     return Plots([Plot(svg, "Spectrum of the features", says)], names if len(names) > 1 else ())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core import progress
+from ..features.whitening import is_whitened
 from ..training.run import Run
 from ..training.run_config import RunConfig
 from . import anomalous_parts, cards, curves, galleries, maps, scoring, what_features_see
@@ -281,7 +282,8 @@ def _spectrum(subjects: Sequence[Subject]) -> Section:
     seen = [None if subject.sampled is None else subject.sampled.features for subject in subjects]
     made: list[Any] = []
     if any(rows is not None for rows in seen):
-        made.append(curves.spectrum([subject.name for subject in subjects], seen))
+        whitened = [subject.name for subject in subjects if is_whitened(subject.run.encoder)]
+        made.append(curves.spectrum([subject.name for subject in subjects], seen, whitened))
     if lost := [subject for subject in subjects if subject.sampled is None]:
         made += _with_images(subjects, lambda sampled, subject: [], lost)
     return Section("spectrum", "Spectrum", "How many directions the features use.", made)

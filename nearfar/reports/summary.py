@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..core.errors import NearfarError
+from ..evaluation.known_row import COMBINED
 from ..evaluation.summary import BASELINES
 from . import scoring
 
@@ -30,7 +31,10 @@ def sentence(learnt: str, kind: str, scores: scoring.Scores | None, verdict: Any
         health = f"; its health while training says: {verdict.name}" if verdict else ""
         return f"An encoder {learnt}; how good it is was not measured on labelled {kind} yet{health}."
     key, own = found
-    others = {way: score["accuracy"] for way, score in scores[key].items() if way in BASELINES}
+    # What this encoder and the known one give together is no other encoder to hold it against.
+    others = {
+        way: score["accuracy"] for way, score in scores[key].items() if way in BASELINES and way != COMBINED
+    }
     share = scoring.percent(own["accuracy"])
     says = f"With this encoder, {learnt}, {share} of the test {kind} get their right class"
     if not others:
