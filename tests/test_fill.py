@@ -364,8 +364,8 @@ def test_the_command_line(run, photos, tmp_path, capsys):
     assert "deleted 15 images\ncompacted\n" in capsys.readouterr().out
     assert main(["store", store, "--delete", "rounds"]) == 2
     assert "there is no column 'rounds'" in capsys.readouterr().err
-    assert main(["store", str(tmp_path / "nothing.nf")]) == 2
-    assert "nearfar embed RUN DATA --store" in capsys.readouterr().err
+    assert main(["store", str(tmp_path / "no store.nf")]) == 2
+    assert f"nearfar embed RUN DATA --store '{tmp_path / 'no store.nf'}'" in capsys.readouterr().err
 
 
 def test_a_path_through_a_link_and_back_opens_the_file(tmp_path):

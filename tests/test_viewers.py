@@ -92,7 +92,9 @@ def test_tensorboard_reads_its_folder(store: VectorStore, tmp_path: Path) -> Non
     projector = pytest.importorskip(plugin, reason="no TensorBoard here")
     from google.protobuf import text_format
 
-    folder = export(store, to="tensorboard", out=tmp_path / "board").path
+    made = export(store, to="tensorboard", out=tmp_path / "a board")
+    folder = made.path
+    assert made.open_with == f"tensorboard --logdir '{folder}'"
     config = text_format.Parse((folder / "projector_config.pbtxt").read_text(), projector.ProjectorConfig())
     (found,) = config.embeddings
     ids, x = store.vectors()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -218,7 +219,7 @@ def embed(
         if data is not None or part is not None or columns is not None or prune or labels or thumbnail:
             raise NearfarError(
                 f"--join puts together what is in {join}, and reads no images; give only --out or --store, "
-                f"such as nearfar embed RUN --join {join} --out photos.parquet."
+                f"such as nearfar embed RUN --join {shlex.quote(str(join))} --out photos.parquet."
             )
         if (out is None) == (store is None):
             raise NearfarError("--join needs either --out FILE or --store STORE.")
@@ -228,10 +229,9 @@ def embed(
     if data is None:
         data = run
         if isinstance(data, Run) or is_run(data):
-            raise NearfarError(
-                f"no images are named; write nearfar embed {getattr(data, 'name', data)} DATA."
-            )
-        run = default_encoder(f"nearfar embed RUN {data}")
+            named = shlex.quote(str(getattr(data, "name", data)))
+            raise NearfarError(f"no images are named; write nearfar embed {named} DATA.")
+        run = default_encoder(f"nearfar embed RUN {shlex.quote(str(data))}")
     if boxes is not None:
         data, labels = open_boxes(data, boxes), True
     if store is not None:

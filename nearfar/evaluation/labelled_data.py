@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,8 @@ def renumbered(dataset: ImageDataset, classes: tuple[str, ...], train: str) -> R
     missing = [name for name in dataset.classes if name not in classes]
     if missing:
         raise NearfarError(
-            f"every training image of class {missing[0]!r} in {train} is unusable; run nearfar check {train}."
+            f"every training image of class {missing[0]!r} in {train} is unusable; run nearfar check "
+            f"{shlex.quote(str(train))}."
         )
     numbers = np.array([classes.index(name) for name in dataset.classes], np.int64)
     return numbers[dataset.labels]

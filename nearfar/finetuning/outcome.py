@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -73,7 +74,8 @@ class Finetuned:
         lines += [*self.notes, f"verdict    {self.verdict}"]
         what = {"image": "photos/", "pair": "photos/"}.get(self.one, f"{self.one}s/")
         what += " --gallery known/" if self.task == "reidentify" else ""
-        return "\n".join([*lines, f"next: nearfar predict {self.path} {what} --out predictions.csv"])
+        run = shlex.quote(str(self.path))
+        return "\n".join([*lines, f"next: nearfar predict {run} {what} --out predictions.csv"])
 
 
 def _number(name: str, value: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -125,7 +126,7 @@ def predict(
     if out is None and store is None and sheet is None:
         raise NearfarError(
             "nothing is to be written; add --out FILE.csv, --store STORE or --sheet FILE.png, for example: "
-            f"nearfar predict {run} photos/ --out predictions.csv"
+            f"nearfar predict {shlex.quote(str(run))} photos/ --out predictions.csv"
         )
     path, picture = (Path(out) if out else None), (Path(sheet) if sheet else None)
     if path is not None:
@@ -142,7 +143,10 @@ def predict(
     kept = None if store is None else open_store(store)
     if data is None:
         if kept is None:
-            raise NearfarError(f"no images are named; write nearfar predict {run} DATA --out predictions.csv")
+            raise NearfarError(
+                f"no images are named; write nearfar predict {shlex.quote(str(run))} DATA "
+                "--out predictions.csv"
+            )
         source = _of_store(kept)
     else:
         source = open_data(data, expected=opened.run.preprocess.modality)
@@ -193,7 +197,7 @@ def _check_store(store: VectorStore, source: Source) -> str:
     if not count:
         raise NearfarError(
             f"{store.address} holds none of the images of {source.name}; embed them first: nearfar embed RUN "
-            f"{source.name} --store {store.address}"
+            f"{shlex.quote(source.name)} --store {shlex.quote(store.address)}"
         )
     missing = len(source) - count
     return f"{store.address}: columns for {counted(count, modality(source.modality).one)}" + (

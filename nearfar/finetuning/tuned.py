@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,8 @@ def _read(folder: Path) -> dict[str, Any]:
             )
         start, out = (folder, "runs/tuned") if (folder / "encoder.json").exists() else ("RUN", folder)
         raise NearfarError(
-            f"{folder} holds no fine-tuned run; make one: nearfar finetune {start} --train DATA --out {out}"
+            f"{folder} holds no fine-tuned run; make one: nearfar finetune {shlex.quote(str(start))} "
+            f"--train DATA --out {shlex.quote(str(out))}"
         )
     card = checkpoint.read_json(folder / CARD)
     if card.get("format") != FORMAT:

@@ -123,7 +123,8 @@ def export(
     if not SUFFIXES[to]:
         with whole_folder(path) as made:
             words = {"tensorboard": _tensorboard, "fiftyone": _fiftyone}[to](opened, made)
-        return Exported(path, len(opened), words.format(folder=path), opened.info.one)
+        words = words.replace("{folder}", shlex.quote(str(path)))
+        return Exported(path, len(opened), words, opened.info.one)
     return _atlas(opened, path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,7 +46,7 @@ class ImageFolder:
         if self.run is None and is_store(self.place):
             encoder = load(open_store(self.place).info.run)
         elif self.run is None:
-            encoder = default_encoder(f"--run RUN, or nearfar embed RUN {self.address}")
+            encoder = default_encoder(f"--run RUN, or nearfar embed RUN {shlex.quote(self.address)}")
         else:
             encoder = load(self.run)
         progress.say(

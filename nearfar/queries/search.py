@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,9 +52,9 @@ def search(
         run: the run that made the store, if it has moved; needed for image files only.
 
     Returns:
-        The images, most similar first, with their similarity: the cosine, from -1 to 1. Examples are not
-        listed. With `text` in a store of texts, also the score of BM25 and that of both together, by which
-        they are sorted.
+        The images, most similar first, with their similarity: the cosine, from -1 to 1. Examples named
+        by id are not listed. With `text` in a store of texts, also the score of BM25 and that of both
+        together, by which they are sorted.
 
     Raises:
         NearfarError: there is no example, or one is neither an id nor a file.
@@ -71,8 +72,8 @@ def search(
     there = _known(opened, [*given, *like, *dislike])
     if given and id not in there:
         raise NearfarError(
-            f"{opened.address} has no {opened.info.one} {id!r}; list its ids: nearfar store {opened.address} "
-            "--export ids.csv"
+            f"{opened.address} has no {opened.info.one} {id!r}; list its ids: nearfar store "
+            f"{shlex.quote(opened.address)} --export ids.csv"
         )
     likes = [] if image is None else [("file", str(image))]
     likes += [] if text is None else [("file" if texts else "words", text)]

@@ -114,7 +114,7 @@ def none_there(store: VectorStore, where: str | None) -> NearfarError:
     if where is None:
         return NearfarError(
             f"{store.address} holds no {store.info.noun}; add some: nearfar embed RUN DATA --store "
-            f"{store.address}"
+            f"{shlex.quote(store.address)}"
         )
     return NearfarError(f"{store.address} has no {store.info.one} that meets --where; change the condition.")
 

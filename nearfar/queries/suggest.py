@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,7 @@ def suggest(
     if not ids and taken:
         raise NearfarError(
             f"each {opened.info.one} has a label that was accepted from a classifier, and none is left; "
-            f"look at these labels: nearfar label-errors {opened.address} --accepted"
+            f"look at these labels: nearfar label-errors {shlex.quote(opened.address)} --accepted"
         )
     if not ids:
         raise none_there(opened, where)

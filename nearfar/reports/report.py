@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,7 +206,7 @@ def _of_others(
     if len(runs) > 1:
         raise NearfarError(
             f"{foreign.name} was not trained here, so a report shows it alone; name one run, or compare: "
-            f"nearfar evaluate {' '.join(run.name for run in runs)} --train LABELLED --test LABELLED"
+            f"nearfar evaluate {shlex.join(run.name for run in runs)} --train LABELLED --test LABELLED"
         )
     for flag, value in (("--data", data), ("--bank", bank)):
         if value is not None:

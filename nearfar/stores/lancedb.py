@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
@@ -89,7 +90,7 @@ class LanceStore:
         if info is None:
             raise NearfarError(
                 f"there is no vector store {self.address}; make one: "
-                f"nearfar embed RUN DATA --store {self.address}"
+                f"nearfar embed RUN DATA --store {shlex.quote(self.address)}"
             )
 
     def _open(self, info: StoreInfo | None) -> Any:
@@ -101,7 +102,7 @@ class LanceStore:
                 if info is None:
                     raise NearfarError(
                         f"there is no vector store at {self.address}; make one: "
-                        f"nearfar embed RUN DATA --store {self.address}"
+                        f"nearfar embed RUN DATA --store {shlex.quote(self.address)}"
                     ) from None
             with contextlib.suppress(ValueError):
                 return self._db.create_table(TABLE, schema=self._schema(info))

@@ -7,6 +7,7 @@ bound, and every name of a column is checked and quoted; no text of a user becom
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -60,7 +61,7 @@ class PostgresStore:
         if text is None and info is None:
             raise NearfarError(
                 f"there is no vector store at {self.address}; make one: "
-                f"nearfar embed RUN DATA --store {self.address}"
+                f"nearfar embed RUN DATA --store {shlex.quote(self.address)}"
             )
         if text is None and info is not None:
             self._make(info)

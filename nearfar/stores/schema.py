@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Container, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
@@ -126,7 +127,8 @@ def check_kinds(
         if known != kind:
             raise NearfarError(
                 f"the column {name!r} of {store.address} holds a {known} in each row, and a {kind} is to be "
-                f"written; {instead}drop this one first: nearfar store {store.address} --drop {name}"
+                f"written; {instead}drop this one first: nearfar store {shlex.quote(store.address)} "
+                f"--drop {name}"
             )
 
 
