@@ -23,7 +23,7 @@ from page_client import asked
 from PIL import Image
 from starlette.testclient import TestClient
 
-from nearfar.app import label_log, server
+from nearfar.app import label_log, originals, server
 from nearfar.app.changes import user
 from nearfar.app.explore import TOKEN_AGE, kept_token
 from nearfar.app.findings import Findings
@@ -305,6 +305,15 @@ def test_a_photo_is_shown_only_if_it_is_the_one_that_was_embedded(
         assert answer.status_code == 400 and "root:" not in answer.text, path
     (tmp_path / "005.png").write_bytes(other.read_bytes())  # changed since
     assert "is not the file that was embedded" in client.get(f"/api/photo/5?key={key}").json()["error"]
+
+
+def test_a_photo_as_large_as_can_be_embedded_is_shown(tmp_path: Path) -> None:
+    Image.new("1", (8200, 6200)).save(tmp_path / "large.png")  # a camera's 50 megapixels
+    digest = hashlib.blake2b((tmp_path / "large.png").read_bytes(), digest_size=16).hexdigest()
+    made = open_store(tmp_path / "large.nf", StoreInfo(dim=2))
+    row = {"id": ["large.png"], "vector": pa.array([[1.0, 0.0]], pa.list_(pa.float32()))}
+    made.upsert(pa.table({**row, "path": [str(tmp_path / "large.png")], "digest": [digest]}))
+    assert Image.open(io.BytesIO(originals.photo(made, "large.png"))).size == (4096, 3097)
 
 
 def test_results_are_kept_from_start_to_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from ..core.errors import BadImage, NearfarError
 from ..data.crops import cut
 from ..data.source import file_of
 from ..images import decode
+from ..images.files import MAX_PIXELS
 from ..sound import read as sound
 from ..sound.logmel import log_mels
 from ..sound.picture import picture
@@ -28,7 +29,7 @@ from ..stores import VectorStore
 from ..stores.cut_out import corners_of
 
 FULL = 4096  # pixels of the longer side that is sent, unless asked otherwise
-MOST_PIXELS = 50_000_000  # of an image that is decoded
+MOST_PIXELS = MAX_PIXELS  # of an image that is decoded: what could be embedded can be shown
 SOUND = "sound"
 SPECTROGRAM, MELS = 1024, 96  # pixels of its width, and its bands
 QUALITY = 90  # of what is sent, as JPEG counts it
