@@ -354,6 +354,7 @@ def test_mistakes_are_named(run, photos, tmp_path):
     (only / "a.png").write_bytes(b"")
     with pytest.raises(NearfarError, match=r"of 1 image .* none .*empty file.*nearfar check"):
         embed(run, only, store=tmp_path / "s.nf")
+    assert not (tmp_path / "s.nf").exists()
 
 
 def test_the_command_line(run, photos, tmp_path, capsys):

@@ -7,6 +7,7 @@ at most, and the same call resumes.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from ..core import progress
 from ..core.config import to_json
 from ..core.device import cores
 from ..core.errors import NearfarError
+from ..core.plain_path import from_home
 from ..core.text import counted
 from ..data.crops import CLASS, Crops
 from ..data.modalities import modality_of
@@ -160,6 +162,7 @@ def fill(
     )
     for name in extra.columns if extra else ():
         schema.check_update(name, [], {}, info.fixed)
+    fresh = "://" not in str(address) and not from_home(address).exists()
     store = open_store(address, info)
     if isinstance(source, Crops):
         schema.check_kinds({**dict.fromkeys(source.columns, "number"), CLASS: "text"}, store, instead="")
@@ -182,6 +185,10 @@ def fill(
         for chunk in job.reader.chunks(job.by_digest, rows, first_chunk):
             job.take(chunk)
             bar.advance(len(chunk))
+    if len(job.bad) == len(source):
+        if fresh and not len(store):  # an empty store would belong to this encoder
+            shutil.rmtree(from_home(address))
+        raise none_usable(source, job.bad[0].reason)
     done = job.finish(extra, prune)
     engines.note_closeness(store, engines.closeness(net))
     return done
@@ -353,8 +360,6 @@ class _Job:
 
     def finish(self, extra: ColumnList | None, prune: bool) -> Filled:
         """Add columns, delete what is gone, put pieces together."""
-        if len(self.bad) == len(self.source):
-            raise none_usable(self.source, self.bad[0].reason)
         if extra is not None:
             extra.join(self.store)
         if prune and self.gone:
