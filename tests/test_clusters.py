@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -37,6 +39,8 @@ def test_planted_clusters_are_found_counted_and_stable(method: str) -> None:
     if found.counts is not None:
         assert found.counts.clustered and found.counts.best == 5 and 5 in found.counts.near
         assert "5 clusters fit best" in str(found.counts)
+        last = replace(found.counts, counts=(2, 3, 4, 5))
+        assert "5 clusters, the most that are tried, fit best" in str(last)
 
 
 def test_a_cloud_without_clusters_is_called_that() -> None:

@@ -71,7 +71,8 @@ class ClusterCounts:
             )
         same = [str(count) for count in self.near if count != self.best]
         others = f"; {', '.join(same)} fit as well, to within chance" if same else ""
-        return f"{self.best} clusters fit best{others}."
+        most = ", the most that are tried," if self.best == max(self.counts) else ""
+        return f"{self.best} clusters{most} fit best{others}."
 
 
 @dataclass(frozen=True)
