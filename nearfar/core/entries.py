@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 DESKTOP = {".ds_store", "thumbs.db", "desktop.ini", ".directory"}  # of macOS, Windows and KDE
 
 
-def entries(folder: Path) -> list[Path]:
-    """List what is in a folder, sorted, without what a file browser has put there to show it.
+def entries(folder: Path) -> list[str]:
+    """Name what is in a folder, sorted, without what a file browser has put there to show it.
 
     Args:
-        folder: one that is there.
+        folder: nothing is in one that is not there, or is a file.
     """
-    return sorted(item for item in folder.iterdir() if item.name.lower() not in DESKTOP)
+    names = os.listdir(folder) if folder.is_dir() else []
+    return sorted(name for name in names if name.lower() not in DESKTOP)

@@ -188,8 +188,7 @@ def there(
             )
         return found if all((folder / part).exists() for part in PARTS) else None
     ours = {"pictures.png"} if (folder / ".drawing").is_dir() else set()  # it ended while it drew
-    held = (item.name for item in entries(folder)) if folder.is_dir() else ()
-    names = sorted(name for name in held if not name.startswith(".") and name not in ours)
+    names = [name for name in entries(folder) if not name.startswith(".") and name not in ours]
     if names:
         raise NearfarError(
             f"{folder} holds {names[0]!r} and is not the folder of a demo; choose a new one with --out."

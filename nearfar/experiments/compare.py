@@ -268,8 +268,7 @@ def _place(out: str | Path) -> Path:
     check_folder_name(folder)
     runs = "|".join(map(re.escape, methods.METHODS))
     ours = re.compile(rf"({runs})-\d+(\.json)?|compare\..*")
-    there = (item.name for item in entries(folder)) if folder.is_dir() else ()
-    names = sorted(name for name in there if not name.startswith("."))  # a file browser leaves such behind
+    names = [name for name in entries(folder) if not name.startswith(".")]
     if names and not any(map(ours.fullmatch, names)):
         raise NearfarError(
             f"{folder} holds {names[0]!r} and is not the folder of a comparison; name a new one with --out."

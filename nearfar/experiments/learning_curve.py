@@ -174,8 +174,7 @@ def _place(out: str | Path) -> Path:
     folder = Path(out)
     check_folder_name(folder)
     check_place(folder / "curve.json")
-    names = [item.name for item in entries(folder)] if folder.is_dir() else []
-    others = [name for name in names if not name.startswith(".") and not OURS.fullmatch(name)]
+    others = [name for name in entries(folder) if not name.startswith(".") and not OURS.fullmatch(name)]
     if others:
         raise NearfarError(
             f"{folder} holds {others[0]!r} and is no folder of a learning curve; name a new one with --out."

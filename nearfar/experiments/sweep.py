@@ -208,8 +208,7 @@ def _place(out: str | Path, mark: str = JOURNAL) -> Path:
     """Name the folder; refuse one that holds anything but a sweep, which has a file of this name."""
     folder = Path(out)
     check_folder_name(folder)
-    there = (item.name for item in entries(folder)) if folder.is_dir() else ()
-    others = sorted(name for name in there if not name.startswith("."))
+    others = [name for name in entries(folder) if not name.startswith(".")]
     if others and mark not in others:
         raise NearfarError(
             f"{folder} holds {others[0]!r} and is not the folder of such a sweep; name a new one with --out."

@@ -207,7 +207,7 @@ def export_encoder(run: Run | str | Path, *, to: str, out: str | Path | None = N
         if to == "openvino" and head is None:
             checks += _as_it_opens(opened, made)
         card.write(opened, made, to, None if head is None else head.made, checks)
-    files = tuple(item.name for item in entries(folder))
+    files = tuple(entries(folder))
     remote = ", trust_remote_code=True" if transformers_folder.is_remote(opened) else ""
     way = form.open_with if head is None else head.open_with
     how = way.format(folder=folder, remote=remote)

@@ -107,7 +107,7 @@ def export_parts(run: Run | str | Path, bank: str | Path, out: str | Path | None
         _write(PartsGraph(opened, detector), made / GRAPH)
         (made / "README.md").write_text(_card(detector, held), encoding="utf-8")
         difference = _compared(detector, made / GRAPH)
-    files = tuple(item.name for item in entries(folder))
+    files = tuple(entries(folder))
     return ExportedEncoder(
         folder, files, difference, f"onnxruntime.InferenceSession('{folder}/{GRAPH}')", "scores and maps"
     )

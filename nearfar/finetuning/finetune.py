@@ -168,8 +168,7 @@ def _earlier(folder: Path, replacing: dict[str, Any] | None) -> dict[str, Any] |
         replacing: with --overwrite, what was asked: the same words, typed again, resume the unfinished run
             that they began.
     """
-    others = [item.name for item in entries(folder) if item.name not in (*OURS, ".lock")]
-    others = [name for name in others if not name.endswith(".part")]
+    others = [name for name in entries(folder) if name not in (*OURS, ".lock") and not name.endswith(".part")]
     config = folder / "config.json"
     if others and not config.exists():
         raise NearfarError(

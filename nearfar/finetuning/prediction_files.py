@@ -208,8 +208,8 @@ def check_folder(folder: Path) -> None:
         return
     what = "is a file" if not folder.is_dir() else ""
     if not what and not (folder / MARK).exists():
-        first = next((item.name for item in entries(folder)), None)
-        what = f"holds {first!r} and was not made by nearfar predict" if first is not None else ""
+        held = entries(folder)
+        what = f"holds {held[0]!r} and was not made by nearfar predict" if held else ""
     if what:
         raise NearfarError(
             f"the files of single images would go into {folder}, which {what}; name another file with --out."

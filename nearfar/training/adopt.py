@@ -29,7 +29,7 @@ def adopt(encoder: str | Path, *, out: str | Path) -> Run:
     folder = Path(out)
     check_folder_name(folder)
     check_place(folder / "encoder.safetensors")  # before weights are fetched
-    if folder.is_dir() and entries(folder):
+    if entries(folder):
         raise NearfarError(f"{folder} is not empty; choose another folder with --out.")
     found = load(encoder if isinstance(encoder, Path) else str(encoder))
     if found.path is not None:

@@ -39,7 +39,7 @@ def combine(encoder: Run | str | Path, *others: Run | str | Path, out: str | Pat
     folder = Path(out)
     check_folder_name(folder)
     check_place(folder / "encoder.safetensors")  # before weights are fetched
-    if folder.is_dir() and entries(folder):
+    if entries(folder):
         raise NearfarError(f"{folder} is not empty; choose another folder with --out.")
     if not others:
         raise NearfarError("an encoder is combined with another one; name two, such as known and a run.")

@@ -55,9 +55,9 @@ def find_earlier(folder: Path, replacing: dict[str, Any] | None) -> dict[str, An
                 item.unlink()
     distributed.barrier()
     others = [
-        item.name
-        for item in entries(folder)
-        if item.name not in (*OURS, checkpoint.SHARED, TEXT, ".lock", "tensorboard")
+        name
+        for name in entries(folder)
+        if name not in (*OURS, checkpoint.SHARED, TEXT, ".lock", "tensorboard")
     ]
     if others and not (folder / "config.json").exists():
         raise NearfarError(

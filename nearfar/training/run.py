@@ -327,7 +327,7 @@ def _from_folder(folder: Path) -> Run:
         if side.isdecimal() and (Path(start) / "encoder.json").exists():
             whole = _from_folder(Path(start)).preprocess.size
             raise NearfarError(f"{start} is a run, whose images have {whole} px; leave @{side} out.")
-        empty = not folder.exists() or (folder.is_dir() and not entries(folder))
+        empty = not (folder.is_file() or entries(folder))
         out = shlex.quote(str(folder)) if empty else "runs/a"  # what holds something else takes no run
         raise NearfarError(
             f"there is no run in {folder} (no encoder.json); make one: nearfar pretrain DATA --out {out}; "
