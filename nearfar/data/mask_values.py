@@ -35,12 +35,13 @@ def read_values(path: Path | IO[bytes], colours: bool = False) -> npt.NDArray[np
     """
     pixels = _pixels(path, colours)
     if pixels.ndim == 2:
-        odd = pixels[(pixels < 0) | (pixels > HIGHEST) | (pixels % 1 != 0)]  # of NaN the last
-        if len(odd):
-            raise NearfarError(
-                f"the mask {path} has the value {odd[0]:g}; save masks with whole numbers from 0 to "
-                f"{HIGHEST}."
-            )
+        if pixels.itemsize > 2:  # of up to 16 bits all values are such
+            odd = pixels[(pixels < 0) | (pixels > HIGHEST) | (pixels % 1 != 0)]  # of NaN the last
+            if len(odd):
+                raise NearfarError(
+                    f"the mask {path} has the value {odd[0]:g}; save masks with whole numbers from 0 to "
+                    f"{HIGHEST}."
+                )
         return pixels.astype(np.int64)
     red, green, blue = (pixels[:, :, at].astype(np.int64) for at in range(3))
     return red * 65536 + green * 256 + blue if colours or _has_colours(pixels) else red

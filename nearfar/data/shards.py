@@ -101,9 +101,8 @@ def members(file: IO[bytes], labels: bool) -> Members:
     Returns:
         Images as (name, offset, size), and labels by sample key.
     """
-    images: dict[
-        str, tuple[int, int]
-    ] = {}  # of a name that comes again the last counts, as where it is unpacked
+    # Of a name that comes again the last counts, as where it is unpacked.
+    images: dict[str, tuple[int, int]] = {}
     marks: dict[str, str] = {}
     files: dict[str, tuple[int, int]] = {}  # of regular members, which hard links lead to
     if file.read(6).startswith(_PACKED):
