@@ -18,6 +18,7 @@ from nearfar.cli.main import main
 from nearfar.core import progress
 from nearfar.core.errors import BadImage, NearfarError
 from nearfar.data import cache, object_cache, object_store
+from nearfar.data.identity_labels import gallery_of, open_identities
 from nearfar.data.object_store import Bucket
 from nearfar.data.sources import open_source
 from nearfar.embedding.embed import embed
@@ -143,6 +144,15 @@ def test_a_folder_is_the_same_as_on_disk(objects, folder, scheme):
     assert objects.asked["bucket"] >= 3 * 4, "listings have pages"
     assert [again.stamp(row) == stamps[row] for row in range(len(again))] == [False] + [True] * 24
     assert again.read(0) != remote.read(0)
+
+
+def test_queries_of_a_bucket_are_no_part_of_a_gallery(s3, folder):
+    local, where = open_source(folder), ("query/rex/a.png", "gallery/rex/a.png", "gallery/tom/b.png")
+    for row, name in enumerate(where):
+        s3.put(f"bucket/{name}", local.read(row).read_bytes())
+    kept = gallery_of(open_identities("s3://bucket"))
+    assert list(kept.source.ids) == [*where[1:]] and kept.identities == ("rex", "tom")
+    assert [kept.source.read(row) for row in (0, 1)] == [local.read(row).read_bytes() for row in (1, 2)]
 
 
 def test_vectors_and_a_trained_encoder_are_the_same_as_from_disk(s3, folder, run, tmp_path):

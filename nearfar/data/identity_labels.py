@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..core.errors import NearfarError, reason_of
 from ..core.text import counted
 from .csv_files import PATH_COLUMNS, from_windows
@@ -20,6 +22,7 @@ from .lists import read_words
 from .named_files import look_up, place_of
 from .open import open_data
 from .source import FileSource, Source, places_of
+from .subset import subset_of
 
 USUAL = re.compile(r"^(?P<identity>-?\d+)_c(?:am)?(?P<camera>\d+)", re.IGNORECASE)
 JUNK = "-1"  # the identity of a detector's mistakes, in Market-1501 and those like it
@@ -231,8 +234,8 @@ def _kept(source: Source, entries: Sequence[Entry]) -> IdentityLabels:
 
 
 def _some(source: Source, rows: Sequence[int]) -> Source:
-    """Keep some of the images of a folder or list."""
+    """Keep some of the images of a folder, a list or an address."""
     if not isinstance(source, FileSource):
-        raise NearfarError(f"{source.name} holds images of no individual; leave them out.")
+        return subset_of(source, np.array(rows, np.int64))
     ids, paths = ([some[row] for row in rows] for some in (source.ids, source.paths))
     return replace(source, ids=ids, paths=paths)
