@@ -8,7 +8,9 @@ import shlex
 import subprocess
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -428,3 +430,18 @@ def test_the_command_that_comes_next_can_be_pasted(tmp_path: Path) -> None:
     found = types.SimpleNamespace(path=tmp_path / "my runs" / "a")
     command = _done("pretrain", found).splitlines()[1].removeprefix("next: ")
     assert shlex.split(command)[2] == str(tmp_path / "my runs" / "a")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda name: nearfar.open_store(name),
+        lambda name: nearfar.predict(name),
+        lambda name: nearfar.predict(name, out="a.csv"),
+        lambda name: nearfar.embed("a", "b", join=name),
+    ],
+)
+def test_the_command_that_an_error_names_can_be_pasted(call: Callable[[str], Any]) -> None:
+    with pytest.raises(nearfar.NearfarError) as caught:
+        call("my runs/a.nf")
+    assert "my runs/a.nf" in shlex.split(str(caught.value).rpartition("nearfar ")[2])

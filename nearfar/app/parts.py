@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shlex
 import shutil
 import threading
 from collections.abc import Sequence
@@ -85,7 +86,7 @@ class AnomalousParts:
         if not self.path.exists():
             raise NearfarError(
                 f"there is no bank {self.path}; make it: "
-                f"nearfar anomalies NEW --normal GOOD --parts --bank {self.path}"
+                f"nearfar anomalies NEW --normal GOOD --parts --bank {shlex.quote(str(self.path))}"
             )
         stamp = hashlib.blake2b(bank_file.card_of(self.path).read_bytes(), digest_size=16).hexdigest()
         if stamp != self._stamp:

@@ -229,8 +229,8 @@ def embed(
     if data is None:
         data = run
         if isinstance(data, Run) or is_run(data):
-            named = shlex.quote(str(getattr(data, "name", data)))
-            raise NearfarError(f"no images are named; write nearfar embed {named} DATA.")
+            name = shlex.quote(str(getattr(data, "name", data)))
+            raise NearfarError(f"no images are named; write nearfar embed {name} DATA.")
         run = default_encoder(f"nearfar embed RUN {shlex.quote(str(data))}")
     if boxes is not None:
         data, labels = open_boxes(data, boxes), True

@@ -107,7 +107,7 @@ def renumbered(dataset: ImageDataset, classes: tuple[str, ...], train: str) -> R
     if missing:
         raise NearfarError(
             f"every training image of class {missing[0]!r} in {train} is unusable; run nearfar check "
-            f"{shlex.quote(str(train))}."
+            f"{shlex.quote(train)}."
         )
     numbers = np.array([classes.index(name) for name in dataset.classes], np.int64)
     return numbers[dataset.labels]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -241,7 +242,9 @@ class Evaluation:
         ranking = self.ranking() if self.known else None
         sentences += ranking.sentences() if ranking else []
         if ranking and any(best.name == BASELINES[COMBINED] for best, *_ in ranking.leads.values()):
-            sentences.append(f"nearfar combine {self.known} RUN --out runs/both makes one encoder of both")
+            sentences.append(
+                f"nearfar combine {shlex.quote(self.known)} RUN --out runs/both makes one encoder of both"
+            )
         lines = [
             *sentences,
             *([""] if sentences else []),

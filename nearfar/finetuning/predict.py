@@ -123,10 +123,11 @@ def predict(
     for flag, value in (("--batch-size", batch_size), ("--workers", workers)):
         if value is not None and value < 1:
             raise NearfarError(f"{flag} is {value}; give 1 or more.")
+    name = shlex.quote(str(run))
     if out is None and store is None and sheet is None:
         raise NearfarError(
             "nothing is to be written; add --out FILE.csv, --store STORE or --sheet FILE.png, for example: "
-            f"nearfar predict {shlex.quote(str(run))} photos/ --out predictions.csv"
+            f"nearfar predict {name} photos/ --out predictions.csv"
         )
     path, picture = (Path(out) if out else None), (Path(sheet) if sheet else None)
     if path is not None:
@@ -144,8 +145,7 @@ def predict(
     if data is None:
         if kept is None:
             raise NearfarError(
-                f"no images are named; write nearfar predict {shlex.quote(str(run))} DATA "
-                "--out predictions.csv"
+                f"no images are named; write nearfar predict {name} DATA --out predictions.csv"
             )
         source = _of_store(kept)
     else:

@@ -82,7 +82,8 @@ def _read(folder: Path) -> dict[str, Any]:
             raise NearfarError(
                 f"the run in {folder} is not finished; run its nearfar finetune command again to resume."
             )
-        start, out = (folder, "runs/tuned") if (folder / "encoder.json").exists() else ("RUN", folder)
+        place = shlex.quote(str(folder))
+        start, out = (place, "runs/tuned") if (folder / "encoder.json").exists() else ("RUN", place)
         raise NearfarError(
             f"{folder} holds no fine-tuned run; make one: nearfar finetune {shlex.quote(str(start))} "
             f"--train DATA --out {shlex.quote(str(out))}"

@@ -127,8 +127,8 @@ def check_kinds(
         if known != kind:
             raise NearfarError(
                 f"the column {name!r} of {store.address} holds a {known} in each row, and a {kind} is to be "
-                f"written; {instead}drop this one first: nearfar store {shlex.quote(store.address)} "
-                f"--drop {name}"
+                f"written; {instead}drop this one first: "
+                f"nearfar store {shlex.quote(store.address)} --drop {shlex.quote(name)}"
             )
 
 
