@@ -282,7 +282,7 @@ def recipes_help(method: str | None) -> list[str]:
         "".join(f"{word:{width}}" for word, width in zip(row, widths, strict=True)).rstrip() for row in cells
     ]
     what = f"set by the recipes for --method {method}" if method else "set by the recipes; methods may differ"
-    gpu = f"vit for transformers, cifar-short for images up to {SMALL_SIDE} px, else imagenet"
+    gpu = f"vit for a transformer that is named, cifar-short up to {SMALL_SIDE} px, else imagenet"
     note = f"auto is cpu on a CPU; on a GPU {gpu}."
     own = f"--image-size: own is the images' own side, up to {SMALL_SIDE} px; larger images get the number."
     return [f"{what}:", *(f"  {line}" for line in [*lines, note, own])]
