@@ -171,6 +171,12 @@ def test_names_of_yolo_classes_keep_their_numbers(pair: Path, names: str, text: 
     assert found(pair)["a.png"] == [(kind, [12, 12, 20, 20])]
 
 
+def test_a_file_of_names_may_end_in_capitals(pair: Path) -> None:
+    (pair / "DATA.YAML").write_text("names: [cat, dog]\n")
+    (pair / "a.txt").write_text("1 .5 .5 .25 .25\n")
+    assert open_box_labels(pair, pair / "DATA.YAML").classes == ("cat", "dog")
+
+
 def test_a_blank_line_among_yolo_classes_is_a_class(pair: Path) -> None:
     (pair / "classes.txt").write_text("cat\n\ndog\n\n")
     (pair / "a.txt").write_text("2 .5 .5 .25 .25\n")

@@ -98,7 +98,7 @@ def yolo_names(place: Path, folder: Path) -> tuple[tuple[str, ...] | None, bool]
         if file.name == "classes.txt" and file.is_file():
             words = [line.strip() for line in read_text(file).rstrip().splitlines()]
             return tuple(word or str(at) for at, word in enumerate(words)) or None, False
-        if file.suffix in (".yaml", ".yml"):
+        if file.suffix.lower() in (".yaml", ".yml"):
             text = read_text(file)
             try:
                 names = read_yaml_names(text)
