@@ -83,6 +83,12 @@ def test_the_recipe_is_that_of_the_device_which_would_train(
     assert found.settings["grayscale"] == recipes.cifar_short(16).views.grayscale != 0.2
 
 
+def test_texts_have_no_picture_whatever_splits_them(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("the ship")
+    with pytest.raises(nearfar.NearfarError, match="holds text, which have no picture"):
+        nearfar.preview(tmp_path, out=tmp_path / "s.png", method="mlm", tokenizer="tokenizer.json")
+
+
 def test_wrong_words_are_sentences(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(nearfar.NearfarError, match=r"is no picture; name a \.png"):
         nearfar.preview(photos, out=tmp_path / "sheet.pdf")

@@ -14,6 +14,7 @@ from ..core import rng
 from ..core.atomic import atomic_write, check_place
 from ..core.device import cores, device_named
 from ..core.errors import BadImage, NearfarError
+from ..data.modalities import modality_of
 from ..data.open import open_data
 from . import resolve
 from .collection_settings import usual_range, usual_side
@@ -112,6 +113,9 @@ def preview(
     source = open_data(
         data, expected=resolve.expected_kind(given, method), labels=resolve.needs_labels(method, given)
     )
+    kind = modality_of(source)
+    if not kind.pictures:
+        raise NearfarError(f"{source.name} holds {kind.name}, which have no picture; give images.")
     limit = given.get("max_pixels", Training.max_pixels)
     side = usual_side(source, limit)
     config = resolve.resolve(
@@ -127,9 +131,7 @@ def preview(
     if is_open(config):
         colours = choose_colour(data, source, limit=limit, threads=cores())
         config = with_colour(config, colours.colour)
-    kind, values, names = config.kind, [], []
-    if not kind.pictures:
-        raise NearfarError(f"{source.name} holds {kind.name}, which have no picture; give images.")
+    values, names = [], []
     for row in rng.permutation(rng.fold(config.training.seed, "preview"), len(source.ids)):
         try:
             pixels, _ = kind.fetch(source, int(row), limit=limit)
