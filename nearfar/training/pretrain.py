@@ -156,7 +156,11 @@ def pretrain(
         }
         if asks and not earlier and (there := known_check.check_known(data, **how)):
             progress.say(str(there))
-        _train(job, whole, held, asked, begun, source, should_stop, colours)
+        try:
+            _train(job, whole, held, asked, begun, source, should_stop, colours)
+        except NearfarError:
+            _leave_nothing(folder)
+            raise
         if asks and (beside := known_check.compare_known(data, load(folder), **how)):
             progress.say(str(beside))
         distributed.barrier()
@@ -221,11 +225,6 @@ def _train(
     try:
         if job.started < job.plan.steps:
             _steps(job, whole, feed, recorder, watch, config, should_stop)
-    except NearfarError:
-        watch.close()
-        recorder.close()
-        _leave_nothing(job.folder)
-        raise
     finally:
         feed.close()
         watch.close()
