@@ -105,11 +105,18 @@ def test_words_from_right_to_left_turn_nothing_beside_them() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["predict", "r", "d", "--out="], ["search", "s.nf", "--id", "a", "--run", ""]]
+    ("words", "flag"),
+    [
+        (["predict", "r", "d", "--out="], "--out"),
+        (["search", "s.nf", "--id", "a", "--run", ""], "--run"),
+        (["store", "s.nf", "--import", ""], "--import"),
+    ],
 )
-def test_a_value_that_is_empty_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_value_that_is_empty_is_refused(
+    words: list[str], flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(words) == 2
-    assert "is empty; give it a value" in capsys.readouterr().err
+    assert f"{flag} is empty; give it a value" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from ..evaluation import PARTS
 from ..finetuning.settings import Tuning
 from ..queries import QUERIES
 from ..training import method_choice, recipe_table, recipes, settings
-from .flags import Parser, recipes_help
+from .flags import Parser, flag_name, recipes_help
 from .signatures import Signature, read_signature
 
 # Command to function, where the names differ; and function to module, where it is not public.
@@ -152,8 +152,7 @@ def evaluate_parser(words: Sequence[str]) -> Parser:
     parser = _function_parser("evaluate", {}, without=(*grouped, "batch_size", "baselines"))
     more = parser.add_argument_group("what else to measure")
     for name, entry in PARTS.items():
-        flag = f"--{name.replace('_', '-')}"
-        parser.flag(more, flag, action="store_true", help=entry.help.replace("%", "%%"))
+        parser.flag(more, flag_name(name), action="store_true", help=entry.help.replace("%", "%%"))
     parser.flag(more, "--full", action="store_true", help="all of these")
     second = "also k-NN and linear on a second labelled data set"
     parser.flag(more, "--transfer", nargs=2, metavar=("TRAIN", "TEST"), help=second)

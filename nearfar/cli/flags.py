@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from ..core.config import Setting, build, settings_of
+from ..core.config import Setting, build, flag_of, settings_of
 from ..core.errors import NearfarError, nearest
 from ..images.view_settings import SMALL_SIDE
 from ..training import recipe_table
@@ -47,6 +47,15 @@ _VALUES = {
 VALUES = {name: value for value, names in _VALUES.items() for name in names}
 # Parameters whose plain name is a word of Python.
 FLAG_NAMES = {"import_file": "--import", "export_file": "--export"}
+
+
+def flag_name(name: str) -> str:
+    """Name the flag of a function's parameter.
+
+    Args:
+        name: of the parameter.
+    """
+    return FLAG_NAMES.get(name) or flag_of(name)
 
 
 class _Layout(argparse.HelpFormatter):
@@ -151,7 +160,7 @@ class Parser(argparse.ArgumentParser):
                 continue
             item = replace(item, help=helps.get(item.name, item.help))
             if item.keyword:
-                self.flag(self, FLAG_NAMES.get(item.name, "--" + item.name.replace("_", "-")), **_flag(item))
+                self.flag(self, flag_name(item.name), **_flag(item))
                 continue
             value, help = SHARED.get(item.name, (VALUES.get(item.name, item.name.upper()), item.help))
             one, some = (None, "+") if item.default is REQUIRED else ("?", "*")

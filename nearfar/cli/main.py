@@ -29,7 +29,7 @@ from ..evaluation import PARTS
 from ..training import recipes
 from . import interrupted
 from .commands import COMMANDS, FUNCTIONS, PRIVATE, signature_of
-from .flags import FLAG_NAMES, exclusive
+from .flags import exclusive, flag_name
 from .synonyms import of_command
 
 OUTPUTS = ("out", "export_file", "sheet", "heat_maps")  # what names a place to write to
@@ -93,8 +93,8 @@ def _run(words: Sequence[str]) -> int:
     empty = next((name for name, value in values.items() if value == "" and name not in parser.words()), None)
     if empty is not None:
         raise NearfarError(
-            f"--{empty.replace('_', '-')} is empty; give it a value or leave it out: perhaps a variable of "
-            "the shell is not set."
+            f"{flag_name(empty)} is empty; give it a value or leave it out: perhaps a variable of the shell "
+            "is not set."
         )
     _refuse_to_replace(values)
     if command == "embed" and not {"out", "store"} & {*values}:
@@ -137,9 +137,9 @@ def _refuse_to_replace(values: Mapping[str, Any]) -> None:
         for other, value in values.items():
             for read in value if isinstance(value, list) else [value]:
                 if name in values and other not in OUTPUTS and _is_same(values[name], read):
-                    flag = FLAG_NAMES.get(name, "--" + name.replace("_", "-"))
                     raise NearfarError(
-                        f"{flag} {values[name]} takes the place of what this command reads; name another."
+                        f"{flag_name(name)} {values[name]} takes the place of what this command reads; name "
+                        "another."
                     )
 
 

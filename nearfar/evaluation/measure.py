@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ..core import progress
+from ..core.config import flag_of
 from ..core.errors import NearfarError
 from ..core.text import counted
 from ..data import groups
@@ -93,7 +94,7 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
     where, seed = options.device, options.seed
     kind = modality_of(run.preprocess)
     if not kind.pictures:
-        refused = [f"--{name.replace('_', '-')}" for name in options.parts if PARTS[name].load().images_only]
+        refused = [flag_of(name) for name in options.parts if PARTS[name].load().images_only]
         refused += ["--known"] if options.known not in (None, known_row.NONE) else []
         if refused:
             raise NearfarError(f"{refused[0]} is for images only; leave it out for {kind.name}.")
