@@ -72,13 +72,14 @@ def fit_batch(config: RunConfig, images: int) -> tuple[RunConfig, list[str]]:
             f"there are {images:,} {kind.noun}, fewer than a batch of {training.batch_size:,}: the batch is "
             "all of them."
         )
-    every = ALTERNATES.step if world > 1 and getattr(config.settings, "keep_colour", False) else 1
+    keeps = getattr(config.settings, "keep_colour", False)
+    every = ALTERNATES.step if world > 1 and keeps else 1
     share = batch // world
     share -= share % every if share >= every else 0  # the fourth images of all are then those of each
     if share * world < batch:
         batch, fourth = share * world, ", in each of which every fourth image keeps its colours"
         notes.append(f"the batch is {batch:,}, a multiple of the {world} processes{fourth * (every > 1)}.")
-    if getattr(config.settings, "keep_colour", False) and world * (share // ALTERNATES.step) < 2:
+    if keeps and world * (share // ALTERNATES.step) < 2:
         config = replace(config, settings=replace(config.settings, keep_colour=False))
         notes.append(
             f"no image keeps its colours: a batch of {batch:,} has no two fourth ones, which are compared "
