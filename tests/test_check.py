@@ -189,6 +189,12 @@ def test_turns_that_differ_are_repeated_and_the_middle_decides(capsys: pytest.Ca
     assert len(told) == 2 and "bfloat16: 32 images take 128.0 ms in float32 and 64.0 ms" in told[1]
 
 
+def test_what_pretraining_refuses_is_refused() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), np.uint8)
+    with pytest.raises(nearfar.NearfarError, match="--health-checks 0 leaves none"):
+        nearfar.check(images, stop_on_collapse=True, health_checks=0)
+
+
 def test_where_nothing_is_usable_it_is_said_why(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as parquet

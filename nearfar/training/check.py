@@ -28,7 +28,7 @@ from ..models.libraries import timm_names
 from . import grouping, optim, resolve
 from .collection_settings import decided, usual_range, usual_side
 from .colour_choice import ColourChoice, choose_colour, is_open, with_colour
-from .inputs import ONE_COLOUR
+from .inputs import ONE_COLOUR, check_stopping
 from .known_check import KnownCheck, check_known
 from .method_choice import choose_method
 from .options import Options
@@ -188,6 +188,7 @@ def check(
     wanted = resolve.resolve(
         method, recipe, asked, side=side, device=device, kind=source.modality, value_range=span
     )
+    check_stopping(wanted)
     if found.range is not None:
         found = dataclasses.replace(found, range=span)
     if wanted.training.groups is not None:
