@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,3 +42,12 @@ def add(tar: tarfile.TarFile, name: str, data: bytes, kind: bytes = tarfile.REGT
     if kind == tarfile.SYMTYPE:
         member.linkname, member.size = "/etc/passwd", 0
     tar.addfile(member, io.BytesIO(data))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three images in two classes, one of them in a folder further down."""
+    for value, name in enumerate(["cat/1.png", "cat/deep/2.png", "dog/1.png"]):
+        (tmp_path / "pets" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pets" / name).write_bytes(png(value))
+    return tmp_path / "pets"

@@ -1,84 +1,29 @@
-"""The verbs finetune and predict on pictures of known classes: modes, resuming, mistakes, what is written."""
+"""The verb finetune on pictures of known classes: modes, resuming, teachers, copies, mistakes."""
 
-import csv
 import json
 import os
 import shutil
 import time
-from collections import Counter
 from contextlib import suppress
-from pathlib import Path
 
 import forkserver
 import numpy as np
-import pyarrow.parquet as parquet
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from small_tuned import FULL, a_start, labelled, linear, rows, start  # noqa: F401
 
 import nearfar
 from nearfar import models
 from nearfar.core.errors import NearfarError
-from nearfar.features import chunked, probes
 from nearfar.features.extract import fingerprint
-from nearfar.finetuning import calibrate, outcome, trainer
-from nearfar.finetuning import predict as predicting
-from nearfar.finetuning.classify import Predicting
+from nearfar.finetuning import outcome, trainer
 from nearfar.finetuning.finetune import OURS, _clear, _earlier
 from nearfar.finetuning.tuned import open_tuned
-from nearfar.images.views import Preprocess
 from nearfar.models import every_scale
 from nearfar.training import adapting
 from nearfar.training.run import export, load
-
-FULL = {"mode": "full", "lr": 0.01, "batch_size": 32, "precision": "float32", "device": "cpu"}
-
-
-@pytest.fixture(scope="module")
-def labelled(tmp_path_factory) -> Path:
-    """Folders train/ and test/, each with four classes: noise with a little more of a colour, 16 px."""
-    root, draw = tmp_path_factory.mktemp("data") / "labelled", np.random.default_rng(0)
-    for part, count in (("train", 40), ("test", 15)):
-        for kind in range(4):
-            folder = root / part / f"kind{kind}"
-            folder.mkdir(parents=True)
-            for number in range(count):
-                pixels = draw.normal(90, 30, (16, 16, 3)) + draw.normal(0, 8, 3)
-                pixels += 90 * np.array([kind & 1, kind >> 1, 0])
-                Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{number:03d}.png")
-    return root
-
-
-@pytest.fixture(scope="module")
-def start(labelled, tmp_path_factory) -> Path:
-    """A run folder whose encoder has random weights and measured batch norms."""
-    return a_start("resnet10_w16", labelled, tmp_path_factory.mktemp("runs") / "start")
-
-
-def a_start(name: str, labelled: Path, folder: Path) -> Path:
-    from nearfar.data import cache
-    from nearfar.data.sources import open_source
-
-    folder.mkdir()
-    preprocess = Preprocess.of(16)
-    source = open_source(labelled / "train", labels=True)
-    some = cache.load(source, short_side=None, max_pixels=10**6, max_bad=0.0, threads=1)
-    encoder = probes.untrained(models.encoder(name, size=16, seed=3), some, preprocess, 3, "cpu")
-    export(folder, encoder, preprocess, {"nearfar": "0", "source": "a test"})
-    return folder
-
-
-@pytest.fixture(scope="module")
-def linear(start, labelled, tmp_path_factory):
-    """A finished run of a head on the frozen encoder."""
-    out = tmp_path_factory.mktemp("runs") / "linear"
-    return nearfar.finetune(start, train=labelled / "train", test=labelled / "test", out=out, mode="linear")
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_a_head_on_the_frozen_encoder(linear, start, labelled) -> None:
@@ -165,63 +110,6 @@ def test_other_words_or_images_in_the_same_folder_are_refused(linear, start, lab
         nearfar.predict(linear.path, labelled / "test", out=tmp_path / "x.csv", score=0.5)
 
 
-def test_predictions_in_every_format_are_the_same(linear, labelled, tmp_path) -> None:
-    found = nearfar.predict(linear.path, labelled / "test", out=tmp_path / "p.csv", all_classes=True)
-    table = rows(tmp_path / "p.csv")
-    right = [row["path"].split("/")[0] == row["class"] for row in table]
-    assert (
-        found.images == len(table) == 60
-        and np.mean(right) == linear.figures["test"]["fine-tuned"]["accuracy"]
-    )
-    shares = np.array([[float(row[f"p_{name}"]) for name in linear.classes] for row in table])
-    assert np.allclose(shares.sum(1), 1, atol=1e-3)
-    assert [row["probability"] for row in table] == [str(value) for value in shares.max(1)]
-    nearfar.predict(linear.path, labelled / "test", out=tmp_path / "p.json")
-    nearfar.predict(linear.path, labelled / "test", out=tmp_path / "p.parquet")
-    plain = [{"path": r["path"], "class": r["class"], "probability": float(r["probability"])} for r in table]
-    assert json.loads((tmp_path / "p.json").read_text()) == plain
-    assert parquet.read_table(tmp_path / "p.parquet").to_pylist() == plain
-    assert sorted(item.name for item in tmp_path.iterdir()) == ["p.csv", "p.json", "p.parquet"]
-
-
-def test_a_prediction_that_was_cut_short_goes_on(linear, labelled, tmp_path, monkeypatch) -> None:
-    from nearfar.features import chunked
-    from nearfar.finetuning import predict as verb
-
-    for module in (chunked, verb):
-        monkeypatch.setattr(module, "CHUNK_IMAGES", 16)
-    whole = nearfar.predict(linear.path, labelled / "test", out=tmp_path / "whole.csv")
-    put, done = verb.Parts.put, []
-
-    def dies(self, low, part) -> None:
-        if len(done) == 2:
-            raise KeyboardInterrupt
-        done.append(low)
-        put(self, low, part)
-
-    monkeypatch.setattr(verb.Parts, "put", dies)
-    with pytest.raises(KeyboardInterrupt):
-        nearfar.predict(linear.path, labelled / "test", out=tmp_path / "cut.csv")
-    assert not (tmp_path / "cut.csv").exists()
-    monkeypatch.setattr(verb.Parts, "put", put)
-    again = nearfar.predict(linear.path, labelled / "test", out=tmp_path / "cut.csv")
-    assert (again.fresh, whole.fresh, again.counts) == (28, 60, whole.counts)
-    assert (tmp_path / "cut.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
-    assert not list(tmp_path.glob("*.parts"))
-
-
-def test_a_list_of_unusable_images_goes_when_all_can_be_used(linear, labelled, tmp_path) -> None:
-    shutil.copytree(labelled / "test", tmp_path / "photos")
-    bad = tmp_path / "photos" / "bad.png"
-    for where, do in (("p.csv", nearfar.predict), ("v.npz", nearfar.embed)):
-        bad.write_bytes(b"no image")
-        do(linear.path, tmp_path / "photos", out=tmp_path / where)
-        assert "bad.png" in (tmp_path / f"{where}.rejected.csv").read_text()
-        bad.unlink()
-        do(linear.path, tmp_path / "photos", out=tmp_path / where)
-        assert not (tmp_path / f"{where}.rejected.csv").exists()
-
-
 def test_a_run_that_was_half_cleared_away_is_taken_up(tmp_path, monkeypatch) -> None:
     left = []
 
@@ -247,85 +135,6 @@ def test_a_run_that_was_half_cleared_away_is_taken_up(tmp_path, monkeypatch) -> 
         left[:] = [1] * 99
         assert _earlier(folder, {"task": "segment"}) is None
         assert not [*folder.iterdir()]
-
-
-def test_a_sheet_of_no_image_is_refused(linear, tmp_path) -> None:
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "bad.png").write_bytes(b"no image")
-    with pytest.raises(NearfarError, match="of 1 image of .* none can be used"):
-        nearfar.predict(linear.path, tmp_path / "photos", sheet=tmp_path / "sheet.png")
-    assert not (tmp_path / "sheet.png").exists()
-
-
-def test_a_store_gets_columns_and_a_sheet_is_drawn(linear, labelled, tmp_path) -> None:
-    store = tmp_path / "photos.nf"
-    nearfar.embed(linear.path, labelled / "test", store=store)
-    found = nearfar.predict(linear.path, store=store, sheet=tmp_path / "sheet.png")
-    table = nearfar.open_store(store).rows(["id", "predicted", "probability"]).to_pylist()
-    assert found.images == 60 and {row["predicted"] for row in table} <= {*linear.classes}
-    assert all(0.25 <= row["probability"] <= 1 for row in table)
-    with Image.open(tmp_path / "sheet.png") as picture:
-        assert picture.size == (8 + 10 * 136, 8 + 6 * 166)
-    kept = nearfar.open_store(store)
-    kept.drop(["probability"])
-    kept.update("probability", {table[0]["id"]: "high"})
-    with pytest.raises(NearfarError, match="holds a text .* a number is to be written; drop this one first"):
-        nearfar.predict(linear.path, store=store)
-    shutil.rmtree(tmp_path / "photos.nf")
-    with pytest.raises(NearfarError, match="no images are named"):
-        nearfar.predict(linear.path, out=tmp_path / "x.csv")
-
-
-def test_a_store_that_was_made_anew_gets_the_columns_of_finished_chunks_too(
-    linear, labelled, tmp_path, monkeypatch
-) -> None:
-    monkeypatch.setattr(chunked, "CHUNK_IMAGES", 20)
-    monkeypatch.setattr(predicting, "CHUNK_IMAGES", 20)
-    store, real, kept = tmp_path / "photos.nf", predicting.Parts.put, []
-
-    def put(self, low, part):
-        if len(kept) == 2:
-            raise KeyboardInterrupt
-        kept.append(low)
-        real(self, low, part)
-
-    monkeypatch.setattr(predicting.Parts, "put", put)
-    nearfar.embed(linear.path, labelled / "test", store=store)
-    with pytest.raises(KeyboardInterrupt):
-        nearfar.predict(linear.path, store=store)
-    shutil.rmtree(store)
-    nearfar.embed(linear.path, labelled / "test", store=store)
-    monkeypatch.setattr(predicting.Parts, "put", real)
-    found = nearfar.predict(linear.path, store=store)
-    said = nearfar.open_store(store).rows(["predicted"]).column("predicted").to_pylist()
-    assert found.fresh == 20 and None not in said and found.counts == Counter(said)
-
-
-def test_none_of_these_keeps_its_promise(linear, labelled, tmp_path) -> None:
-    with pytest.raises(NearfarError, match="needs 99 held-out images, and the run had 32"):
-        nearfar.predict(linear.path, labelled / "test", out=tmp_path / "p.csv", reject=0.01)
-    found = nearfar.predict(linear.path, labelled / "test", out=tmp_path / "p.csv", reject=0.3)
-    # Of 32 held-out images, choices were made on the same ones.
-    assert 0 < found.counts["none of these"] < 60
-    assert "about 30 % of images like the training ones" in found.notes[0] and "no bound" in found.notes[0]
-    task = open_tuned(linear.path).task
-    task.apart = True
-    assert "at most 30 % of images like the held-out ones" in task.prepare(Predicting(reject=0.3))[0]
-    task.noun = "clips"
-    assert "image" not in task.prepare(Predicting(reject=0.3))[0]
-    with pytest.raises(NearfarError, match="needs 99 held-out clips"):
-        task.prepare(Predicting(reject=0.01))
-    with pytest.raises(NearfarError, match="held-out clips, and the run had"):
-        task.prepare(Predicting(reject=1e-320))
-    drawn = nearfar.predict(linear.path, labelled / "test", sheet=tmp_path / "sheet.png")
-    assert str(drawn).startswith(f"{tmp_path / 'sheet.png'}: 60 images")
-    draw = np.random.default_rng(0)
-    turned = []
-    for _ in range(2000):
-        known, new = draw.random(49), draw.random(200)
-        turned.append((new < calibrate.least_probability(known, 0.1)).mean())
-    assert 0.095 < np.mean(turned) < 0.105
-    assert calibrate.least_probability(draw.random(8), 0.1) is None
 
 
 def test_several_labels_an_image(start, labelled, tmp_path) -> None:
@@ -537,6 +346,6 @@ def test_a_vision_transformer_learns_from_labels_and_from_scratch(labelled, tmp_
 def test_images_for_a_teacher_need_a_teacher(start, labelled, tmp_path) -> None:
     with pytest.raises(NearfarError, match="--unlabelled x is for a teacher"):
         nearfar.finetune(start, train=labelled / "train", out=tmp_path / "x", unlabelled="x")
+    how = {"teacher": "t", "unlabelled": "x", "balance": "weights"}
     with pytest.raises(NearfarError, match="--balance is for labels alone"):
-        how = {"teacher": "t", "unlabelled": "x", "balance": "weights"}
         nearfar.finetune(start, train=labelled / "train", out=tmp_path / "x", **how)
