@@ -117,7 +117,7 @@ def test_a_damaged_description_is_a_sentence(run: Run, vit: str, tmp_path: Path,
     parts = held["encoder"]["args"]["parts"]
     parts[1] = {} if wrong is None else {**parts[1], **wrong}
     card.write_text(json.dumps(held))
-    with pytest.raises(NearfarError):
+    with pytest.raises(NearfarError, match=r"encoder.json names no network|encoder 'none' is not known"):
         load(tmp_path / "both")
 
 

@@ -265,8 +265,8 @@ def test_mistakes_are_named(run, folder, tmp_path):
     assert (tmp_path / "mine.ids.txt").read_text() == "kept"
     with pytest.raises(NearfarError, match=r"\.parquet, \.npz or \.npy"):
         embed(run, folder, out=tmp_path / "v.csv")
+    (tmp_path / "v.npy").mkdir()
     with pytest.raises(NearfarError, match="is a folder"):
-        (tmp_path / "v.npy").mkdir()
         embed(run, folder, out=tmp_path / "v.npy")
     with pytest.raises(NearfarError, match="no run"):
         embed(tmp_path, folder)
@@ -280,8 +280,8 @@ def test_mistakes_are_named(run, folder, tmp_path):
         with pytest.raises(NearfarError, match="there is no image"):
             embed(run, tmp_path / "none", **how)
     assert not (tmp_path / "w.npy.parts").exists() and not [*(tmp_path / "p").iterdir()]
+    (tmp_path / "file").write_bytes(b"")
     with pytest.raises(NearfarError, match="cannot be written"):
-        (tmp_path / "file").write_bytes(b"")
         embed(run, folder, out=tmp_path / "file" / "v.npy")
 
 

@@ -181,8 +181,13 @@ def test_without_mean_and_deviation_nothing_is_computed():
 
 
 def test_pretrained_where_there_is_none_is_refused_before_any_download():
-    for name, stem in [("resnet10_w32", "auto"), ("timm:resnet10t", "small"), ("timm:resnet18c", "auto")]:
-        with pytest.raises(NearfarError):
+    none = "there are no pretrained weights for '{}'"
+    for name, stem, says in [
+        ("resnet10_w32", "auto", none.format("resnet10_w32")),
+        ("timm:resnet10t", "small", "--stem"),
+        ("timm:resnet50t", "auto", none.format("resnet50t")),
+    ]:
+        with pytest.raises(NearfarError, match=says):
             models.encoder(name, stem=stem, weights="pretrained")
     with pytest.raises(NearfarError, match="--image-size 224"):
         models.encoder("vit_b_16", size=32, weights="pretrained")

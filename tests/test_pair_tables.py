@@ -97,7 +97,7 @@ def test_json_lines_parquet_shards_text_files_and_lists_give_the_same(tmp_path: 
     )
     source = open_pairs(tmp_path / "list.jsonl")
     assert source.bad == {1: "caption: not UTF-8: byte 5 fits no letter; save it as UTF-8"}
-    with pytest.raises(BadImage):
+    with pytest.raises(BadImage, match="its name is no text"):
         modality("pairs").fetch(source, 2, limit=10**6)
     (tmp_path / "b.txt").unlink()
     assert "no .txt of its name" in open_pairs(tmp_path).bad[1]

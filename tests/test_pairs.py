@@ -36,9 +36,6 @@ every = pytest.mark.parametrize("name", ["clip", "siglip", "coca", "blip"])
 LOOKING = ("coca", "blip")  # those with layers that look at images, and so at tokens of captions
 
 
-# Data.
-
-
 # Methods.
 
 
@@ -309,11 +306,11 @@ def test_captions_learn_to_fit_a_run_that_stays_as_it_is(pictures: Path, run: Pa
     assert fitted.text is not None and fitted.text.encoder.dim == plain.encoder.dim
     again = nearfar.pretrain(pictures, out=tmp_path / "next", weights=str(run), **{**settings, "steps": 2})
     assert again.text is not None and again.text.preprocess == nearfar.load(run / "text").preprocess
+    still = {"weights": str(run), "trainable": "none", "steps": 2}
     with pytest.raises(NearfarError, match="leaves nothing to learn"):
-        still = {"weights": str(run), "trainable": "none", "steps": 2}
         nearfar.pretrain(pictures, out=tmp_path / "no", method="simclr", **still)
+    nearfar.embed(tmp_path / "plain", pictures, store=tmp_path / "plain.nf")
     with pytest.raises(NearfarError, match="has no encoder of texts"):
-        nearfar.embed(tmp_path / "plain", pictures, store=tmp_path / "plain.nf")
         nearfar.search(tmp_path / "plain.nf", text="a box")
 
 

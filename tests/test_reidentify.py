@@ -321,8 +321,8 @@ def test_a_linear_map_of_the_frozen_encoder(start, animals, tmp_path) -> None:
     assert list(rows) == ["fine-tuned", "encoder as it is", "untrained", "pixels"]
     card = json.loads((tmp_path / "l" / "task.json").read_text())
     assert card["card"]["neck"] == "whitening"
+    (tmp_path / "g.csv").write_text("path,group\na,b\n")
     with pytest.raises(NearfarError, match="an identity is a group"):
-        (tmp_path / "g.csv").write_text("path,group\na,b\n")
         nearfar.finetune(
             start, train=animals / "train", out=tmp_path / "g", task="reidentify", groups=tmp_path / "g.csv"
         )

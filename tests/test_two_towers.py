@@ -272,13 +272,13 @@ def test_damaged_folders_are_named(tmp_path: Path) -> None:
     safetensors.torch.save_file(truth.state, folder / "model.safetensors")
     with pytest.raises(NearfarError, match="final_layer_norm"):
         load(folder)
-    (folder / "model.safetensors").write_bytes(b"x")
-    with pytest.raises(NearfarError, match="whole folder"):
-        load(folder)
     config = json.loads((folder / "config.json").read_text())
     config["vision_config"]["hidden_size"] = "wide"
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(NearfarError):
+    with pytest.raises(NearfarError, match='vision: hidden_size is "wide", not a whole number'):
+        load(folder)
+    (folder / "model.safetensors").write_bytes(b"x")
+    with pytest.raises(NearfarError, match="whole folder"):
         load(folder)
 
 
