@@ -121,6 +121,22 @@ def test_lengths_that_are_all_alike_change_no_score() -> None:
     assert score_anomalies(x, k=5).scores == pytest.approx(alone[:, 4], abs=1e-6)
 
 
+@pytest.mark.parametrize("k", [1, 5])
+def test_an_unusual_length_counts_in_deviations_of_usual_scores(k: int) -> None:
+    normal = (2 + np.random.default_rng(5).standard_normal((80, 6))).astype("f4")
+    longer = 9 * normal[:3]  # whose angles are those of normal ones
+    lengths = np.linalg.norm(normal, axis=1).astype("f8")
+    a = normal / lengths[:, None]
+    usual = np.sort(1 - a @ a.T + 9 * np.eye(80), axis=1)[:, k - 1]  # each against the others
+
+    def middle(x: np.ndarray) -> tuple[float, float]:
+        return float(np.median(x)), 1.4826 * float(np.median(abs(x - np.median(x))))
+
+    (score, scores), (length, spread) = middle(usual), middle(lengths)
+    wanted = score + scores * ((9 * lengths[:3] - length) / spread - 3)
+    assert detector(normal, k=k)(longer) == pytest.approx(wanted, rel=1e-4)
+
+
 def test_one_cloud_is_easy_for_all_and_several_for_knn_alone() -> None:
     normal, held, between, far = modes()
     one, other = cloud(400, np.full((1, 8), 2.0), 5), cloud(200, np.full((1, 8), 2.0), 6)
@@ -292,3 +308,10 @@ def test_a_rate_too_small_for_any_number_of_images_is_a_sentence() -> None:
     with pytest.raises(NearfarError, match="cannot guarantee"):
         score_anomalies(x, np.ones(40, bool), fpr=1e-320)
     assert [conformal.least_count(rate) for rate in (0.05, 0.01, 0.5)] == [19, 99, 1]
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.29, 0.3, 1 / 3, 1 / 49, 1 / 103])  # of which some are rounded down
+def test_a_rate_is_kept_by_no_fewer_images_than_are_told(rate: float) -> None:
+    count = conformal.least_count(rate)
+    assert (conformal.rank(count, rate), conformal.rank(count - 1, rate)) == (1, 0)
+    assert (conformal.rank(99, 0.29), conformal.rank(99, 0.57)) == (29, 57)

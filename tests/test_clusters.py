@@ -138,6 +138,22 @@ def test_temis_loss_is_the_loops_of_the_paper() -> None:
     torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.float64), rtol=1e-9, atol=0)
 
 
+def test_temis_mean_answer_follows_slowly_from_all_clusters_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, real = [], temi.pair_losses
+
+    def spied(p: torch.Tensor, told: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+        seen.append((told.clone(), mean.clone()))
+        return real(p, told, mean)
+
+    monkeypatch.setattr(temi, "pair_losses", spied)
+    temi.temi(planted([30, 30, 30])[0], 3, seed=0, steps=12)
+    assert len(seen) == 12
+    mean = torch.full((temi.HEADS, 1, 3), 1 / 3)
+    for told, found in seen:
+        mean = 0.9 * mean + 0.1 * told.mean(1, keepdim=True)
+        torch.testing.assert_close(found, mean)
+
+
 def test_answers_that_are_quite_sure_still_have_a_slope() -> None:
     logits = torch.tensor([[[900.0, 0.0, -900.0], [900.0, 0.0, -900.0]]], requires_grad=True)
     told = logits.detach().softmax(2)

@@ -180,6 +180,33 @@ def test_nnclr_finds_the_nearest_of_the_queue_and_pushes_the_first_views():
     assert torch.equal(module.queue.rows[:8], z_1) and int(module.queue.place) == 8
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("simclr", {}),
+        ("simclr", {"decoupled": True}),
+        ("moco", {}),
+        ("mocov3", {}),
+        ("nnclr", {}),
+        ("csi", {}),
+        ("cola", {}),
+    ],
+)
+def test_rows_that_are_all_alike_count_what_each_is_pushed_from(name, settings):
+    """Where no row differs, the loss is the logarithm of how many a row is compared with."""
+    module = small(name, **settings).double()
+    batch = pictures(5)
+    batch.views[:] = [view.double() for view in batch.views]
+    alike = [F.normalize(torch.ones_like(z), dim=-1) for z in module.embed(batch)]
+    if name == "moco":
+        module.keys.copy_(F.normalize(torch.ones_like(module.keys), dim=1))
+    loss = float(next(iter(module.loss(*alike).terms.values())))
+    if name == "mocov3":
+        loss /= 4 * module.tau  # both ways, and times 2 tau
+    own = 0 if settings else 1
+    assert loss == pytest.approx(math.log(module.negatives(5) + own), rel=1e-6)
+
+
 def test_supcon_is_nt_xent_where_each_image_is_its_own_class():
     module = small("supcon").double()
     z_i, z_j = rows(6), rows(6, seed=1)
@@ -262,6 +289,13 @@ def test_triplet_mining_against_loops(mining, margin, labels):
     loss = losses.triplet(z, LABELS[labels], margin, mining)
     torch.testing.assert_close(loss, truth, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(torch.autograd.grad(loss, z)[0], wanted, rtol=1e-11, atol=1e-13)
+
+
+def test_a_negative_as_far_as_the_positive_is_not_semi_hard():
+    # Along the axes all squared distances are 2, but 4 between the first and the last, which is the farther.
+    z = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [-1, 0, 0]], dtype=torch.float64)
+    found = losses.triplet(z, torch.tensor([0, 0, 1, 1]), 0.5, "semi-hard")
+    assert float(found) == (0 + 0.5 + 0.5 + 0) / 4  # the two in the middle have no farther one
 
 
 @pytest.mark.parametrize("labels", LABELS)
@@ -381,7 +415,7 @@ def test_labels_are_read_only_where_they_make_the_pairs(labelled, photos, tmp_pa
     assert same[0] == same[1]
     run = pretrain(photos, out=tmp_path / "c", method="triplet", **tiny)
     assert "contrastive_accuracy" in run.log()[-1]
-    with pytest.raises(NearfarError):
+    with pytest.raises(NearfarError, match="label"):
         pretrain(photos, out=tmp_path / "d", method="triplet", pairs="labels", **tiny)
 
 

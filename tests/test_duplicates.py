@@ -223,6 +223,15 @@ def test_a_background_is_taken_off_features() -> None:
     assert cosine.fill_diagonal_(0).abs().max() < 0.95
 
 
+def test_only_the_mean_is_taken_off_where_no_direction_is_common_or_nothing_would_be_left() -> None:
+    draw = np.random.default_rng(1)
+    even = (draw.standard_normal((400, 40)) + 10 * np.eye(40)[0]).astype(np.float32)
+    lean = (draw.standard_normal((400, 1)) * draw.standard_normal((1, 40)) + 3).astype(np.float32)
+    for x in (even, lean):
+        for left in duplicates.centred(x):
+            np.testing.assert_allclose(left, x - x.mean(0), atol=1e-4)
+
+
 def test_groups_hold_the_planted_copies_and_the_best_is_kept() -> None:
     pictures = large(12)
     ways = list(PASSED_ON.values())

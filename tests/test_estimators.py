@@ -213,6 +213,7 @@ def test_an_encoder_can_keep_its_run(photos: Path, tmp_path: Path) -> None:
 
 def test_labels_go_to_methods_that_learn_from_them(pictures: tuple[list[str], list[str]]) -> None:
     made = EncoderTransformer("supervised", **SMALL).fit(*pictures)
+    assert made.run_.config["settings"]["classes"] == len(set(pictures[1])) > 1
     assert made.transform(pictures[0][:2]).shape == (2, made.run_.encoder.dim)
 
 

@@ -1,13 +1,11 @@
 """The parts of an evaluation against closed forms, slow loops and independent implementations."""
 
-import io
 import math
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, PredefinedSplit
 from sklearn.pipeline import make_pipeline
@@ -16,21 +14,12 @@ from sklearn.svm import SVC
 from torchmetrics.functional.classification import multiclass_calibration_error
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalMAP
 
-from nearfar.core.errors import NearfarError
-from nearfar.core.intervals import wilson
-from nearfar.data import cache
-from nearfar.data.groups import read_groups
-from nearfar.data.source import from_array
-from nearfar.data.sources import open_source
-from nearfar.demo import drawings, gallery
 from nearfar.evaluation import calibration, clustering, few_label_fits, few_labels, retrieval, svm
 from nearfar.evaluation.accuracy import most_confused, score
 from nearfar.evaluation.differences import compare
 from nearfar.evaluation.label_efficiency import label_efficiency, labels_needed
-from nearfar.evaluation.leaks import near_copies
 from nearfar.features import logistic
 from nearfar.features.knn import unit
-from nearfar.features.probes import validation_split
 
 
 def rows(n, d, classes, seed, spread=1.0):
@@ -126,6 +115,10 @@ def test_calibration_by_hand():
     logits = torch.tensor([[math.log(3.0), 0.0]]).repeat(10, 1)
     found = calibration.reliability(logits, np.arange(10) % 2)
     assert (found.ece, found.confidence, found.accuracy) == pytest.approx((0.25, 0.75, 0.5))
+    # A third, as one of three answers has that says nothing, is the border of two bins: the lower one's.
+    border = calibration.reliability(torch.zeros(6, 3), np.arange(6) % 3)
+    assert [each.images for each in border.bins] == [0] * 4 + [6] + [0] * 10
+    assert border.bins[4].high == pytest.approx(1 / 3) and border.ece == pytest.approx(0)
 
 
 # Clusters
@@ -176,6 +169,14 @@ def test_a_fit_in_few_coordinates_is_scikit_learns_in_all():
     theirs.fit(((x - mean) * inverse).numpy(), y)
     want = theirs.predict_proba(((asked - mean) * inverse).numpy())
     assert np.allclose(torch.softmax(found.logits(asked), 1).numpy(), want, atol=2e-3)
+
+
+def test_few_coordinates_hold_all_lengths_and_angles():
+    z = rows(24, 60, 3, 0)[0].double()
+    z[5] = z[4]  # a row twice: they are of no full rank
+    place, factor = few_label_fits.coordinates(z)
+    assert place.shape == factor.shape == (24, 24)
+    torch.testing.assert_close(place @ place.T, z @ z.T, rtol=1e-6, atol=1e-6)
 
 
 def test_prototypes_are_the_nearest_means():
@@ -294,141 +295,7 @@ def test_a_run_does_not_differ_from_itself():
     assert (found.difference, found.low, found.high, found.p) == (0, 0, 0, 1.0)
 
 
-# Groups
-
-
-def test_validation_takes_whole_groups_in_proportion():
-    draw = np.random.default_rng(0)
-    groups = np.repeat(np.arange(100), 5)
-    labels = np.where(draw.random(500) < 0.9, groups % 2, 1 - groups % 2)
-    validation = validation_split(labels, ("a", "b"), 0, groups)
-    assert set(groups[validation]) & set(groups[~validation]) == set()
-    for k in range(2):
-        assert 0.15 < validation[labels == k].mean() < 0.25
-    assert np.array_equal(validation, validation_split(labels, ("a", "b"), 0, groups))
-    assert not np.array_equal(validation, validation_split(labels, ("a", "b"), 1, groups))
-    assert not validation_split(labels, ("a", "b"), 0, np.zeros(500, np.int64)).any()
-
-
-@pytest.mark.parametrize(
-    ("labels", "groups", "low", "high"),
-    [
-        (np.arange(36) // 12, np.arange(36) // 6, 18, 18),  # two groups a class: one is held out
-        (np.arange(100_000) % 3, np.arange(100_000) * 9 // 100_000, 11_000, 11_200),  # one of nine
-        (np.arange(1_000_000) % 3, np.arange(1_000_000) * 50 // 1_000_000, 20_000, 20_000),
-        (np.arange(40) % 2, np.arange(40) // 2, 8, 8),
-        (np.array([0, 1, 0, 2]), np.array([0, 0, 1, 1]), 2, 2),  # each group holds the only images of a class
-        (np.arange(30) // 10, np.arange(30) // 10, 0, 0),  # a class a group: there is nothing to hold out
-    ],
-)
-@pytest.mark.parametrize("seed", range(3))
-def test_few_large_groups_are_held_out_too(labels, groups, low, high, seed):
-    validation = validation_split(labels, ("a", "b", "c"), seed, groups)
-    assert low <= validation.sum() <= high
-    assert set(groups[validation]) & set(groups[~validation]) == set()
-    shared = [c for c in range(3) if len(set(groups[labels == c])) > 1]
-    assert set(shared) <= set(labels[~validation])
-
-
-def test_groups_are_read_by_path_and_by_name(tmp_path):
-    from PIL import Image
-
-    for side in ("train", "test"):
-        (tmp_path / side / "cat").mkdir(parents=True)
-        Image.new("RGB", (8, 8)).save(tmp_path / side / "cat" / "1.png")
-    (tmp_path / "p.csv").write_text("path,patient\ntrain/cat/1.png,ann\ntest/cat/1.png,bob\n")
-    sources = [open_source(tmp_path / side, labels=True) for side in ("train", "test")]
-    sides = [(source, source.ids) for source in sources]
-    assert [item.tolist() for item in read_groups(tmp_path / "p.csv").numbers(sides)] == [[0], [1]]
-    (tmp_path / "q.csv").write_text("id,whoever\ncat/1.png,ann\n")
-    listed = read_groups(tmp_path / "q.csv")
-    assert listed.numbers(sides[:1])[0].tolist() == [0]
-    with pytest.raises(NearfarError, match="a training image and a test image"):
-        listed.numbers(sides)
-    (tmp_path / "r.csv").write_text("id,group\ndog/1.png,ann\n")
-    with pytest.raises(NearfarError, match="no group for cat/1.png"):
-        read_groups(tmp_path / "r.csv").numbers(sides)
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("", "columns|column"),
-        ("path,x,y\na,b,c\n", "name them 'path' and 'group'"),
-        ("path,group\na,\n", "line 2: an image or its group is missing"),
-        ("path,group\na,1\na,2\n", "line 3: a is in two groups, '1' and '2'"),
-    ],
-)
-def test_a_list_of_groups_that_cannot_be_used_is_a_sentence(tmp_path, text, says):
-    (tmp_path / "g.csv").write_text(text)
-    with pytest.raises(NearfarError, match=says):
-        read_groups(tmp_path / "g.csv")
-    with pytest.raises(NearfarError, match="cannot be read"):
-        read_groups(tmp_path / "none.csv")
-
-
-# Near-copies
-
-
-ALTERED = {
-    "lost a border, lighter": gallery.near_copy,
-    "saved badly": lambda x: np.asarray(Image.open(io.BytesIO(gallery.encode(x, "jpg", quality=30)))),
-    "mirrored": lambda x: x[:, ::-1].copy(),
-    "darker": lambda x: (0.6 * x).astype(np.uint8),
-    "grayscale": lambda x: np.repeat(np.asarray(Image.fromarray(x).convert("L"))[:, :, None], 3, 2),
-    "shifted": lambda x: np.roll(x, 5, 1),  # by two of the pixels that are compared
-    "small and back": lambda x: np.asarray(
-        Image.fromarray(x).resize((24, 24), Image.Resampling.BICUBIC).resize(x.shape[1::-1])
-    ),
-}
-
-
-def held(pixels):
-    """Pictures as a store."""
-    return cache.load(
-        from_array("pictures", pixels, None, first=False),
-        short_side=None,
-        max_pixels=10**6,
-        max_bad=0.0,
-        threads=1,
-    )
-
-
-def test_near_copies_are_found_and_distinct_pictures_are_not():
-    pictures = np.concatenate([drawings.draw(form, 8, 0, "leaks") for form in drawings.FORMS])
-    rest, train = np.split(np.random.default_rng(0).permutation(len(pictures)), 2)
-    originals = held(pictures[train])
-    everyone = np.tile(np.arange(len(train)), (len(rest), 1))
-    assert near_copies(held(pictures[rest]), originals, everyone).known.mean() <= 0.01
-    for what, alter in ALTERED.items():
-        copies = held(np.stack([alter(picture) for picture in pictures[train]]))
-        own = np.arange(len(train))[:, None]
-        found = near_copies(copies, originals, np.concatenate([own[::-1], own], axis=1))
-        assert (found.row == own[:, 0]).mean() >= 0.95, what
-        assert not found.same.any()
-    turned = held(np.ascontiguousarray(np.rot90(pictures[train], 1, (1, 2))))
-    found = near_copies(turned, originals, np.zeros((len(train), 1), np.int64))  # of structure alone
-    assert (found.row == np.arange(len(train))).mean() >= 0.95 and not found.same.any()
-    same = near_copies(originals, originals, np.zeros((len(train), 1), np.int64))
-    assert same.same.all() and np.array_equal(same.row, np.arange(len(train)))
-
-
-def test_validation_images_are_a_fixed_share_of_every_class():
-    labels = np.array([0] * 100 + [1] * 10 + [2])
-    held = validation_split(labels, ("a", "b", "c"), 0)
-    assert [int(held[labels == k].sum()) for k in range(3)] == [20, 2, 0]
-    assert np.array_equal(held, validation_split(labels, ("a", "b", "c"), 0))
-    assert not np.array_equal(held, validation_split(labels, ("a", "b", "c"), 1))
-
-
-def test_the_interval_of_a_share_is_wilsons():
-    # Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I, method 3.
-    known = {(81, 263): (0.2553, 0.3662), (15, 148): (0.0624, 0.1605), (0, 20): (0, 0.1611)}
-    known[1, 29] = (0.0061, 0.1718)
-    for (right, count), ends in known.items():
-        assert wilson(right, count) == pytest.approx(ends, abs=5e-5)
-    low, high = wilson(10, 10)
-    assert low == pytest.approx(10 / (10 + 1.959964**2)) and high == 1
+# Scores
 
 
 def test_a_score_counts_by_hand():

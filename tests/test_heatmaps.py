@@ -80,12 +80,16 @@ def test_the_memory_is_the_same_on_any_number_of_threads(monkeypatch: pytest.Mon
     assert torch.allclose(*found, atol=1e-5)
 
 
-def test_a_normal_image_of_the_memory_is_near_it() -> None:
+def test_a_tenth_of_the_patches_is_kept_and_an_image_that_is_kept_whole_is_no_anomaly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     made, preprocess = encoder("resnet8", 32), Preprocess(size=32, crop=1.0)
     normal = held(stripes(4, 32))
-    full = remember(made, preprocess, normal)
+    few = remember(made, preprocess, normal)
     every = planes(made, torch.rand(2, 3, 32, 32))
-    assert full.patches.shape == (int(4 * every.shape[2] ** 2 * 0.1), every.shape[1])
+    assert few.patches.shape == (int(4 * every.shape[2] ** 2 * 0.1), every.shape[1])
+    monkeypatch.setattr(heatmaps, "SHARE", 1.0)
+    assert remember(made, preprocess, normal).maps(normal).max() < 1e-2 < few.maps(normal).max()
 
 
 def test_planes_of_a_vision_transformer_are_its_patches() -> None:

@@ -1,4 +1,4 @@
-"""Intervals and tests over groups of images, such as the slices of a patient."""
+"""Intervals of shares, and tests, over single images and over groups, such as the slices of a patient."""
 
 import itertools
 
@@ -11,6 +11,16 @@ from nearfar.evaluation.differences import compare
 from nearfar.evaluation.pair_recall import _recall
 from nearfar.finetuning.outcome import difference
 from nearfar.finetuning.task_types import Figures
+
+
+def test_the_interval_of_a_share_is_wilsons() -> None:
+    # Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I, method 3.
+    known = {(81, 263): (0.2553, 0.3662), (15, 148): (0.0624, 0.1605), (0, 20): (0, 0.1611)}
+    known[1, 29] = (0.0061, 0.1718)
+    for (right, count), between in known.items():
+        assert wilson(right, count) == pytest.approx(between, abs=5e-5)
+    low, high = wilson(10, 10)
+    assert low == pytest.approx(10 / (10 + 1.959964**2)) and high == 1
 
 
 def test_groups_are_drawn_whole_and_single_images_as_without_groups() -> None:
@@ -99,6 +109,30 @@ def test_a_difference_in_one_patient_alone_is_no_difference() -> None:
     assert gain == pytest.approx(0.1) and gain - error < 0
     spread = [float(one @ np.repeat([1, 0], 50)) / 50 for one in resampling_weights(100, 500, 0, groups)]
     assert ends(np.array(spread))[0] < 1 < ends(np.array(spread))[1]
+
+
+def test_a_difference_in_every_patient_is_one_and_has_its_sign() -> None:
+    truth, groups = np.zeros(60, np.int64), np.repeat(np.arange(12), 5)
+    second = ((np.arange(60) % 5 == 0) | (groups % 2 == 1)).astype(np.int64)  # one of five wrong, or all
+    found, turned = compare(truth, truth, second, 0, groups), compare(truth, second, truth, 0, groups)
+    assert found.difference == pytest.approx(0.6) and 0.2 <= found.low < 0.6 < found.high <= 1
+    assert (found.outcome, turned.outcome) == ("better", "worse")
+    assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low), abs=0.1)
+
+
+def test_of_scores_that_are_equal_the_wrong_one_counts_as_first() -> None:
+    table = np.ones((3, 3))
+    table[0, 0] = 2  # found both ways, and each of the others is third
+    found = _recall(table, np.eye(3, dtype=bool))
+    assert found.image == found.text == pytest.approx((1 / 3, 1, 1))
+
+
+def test_a_few_images_that_all_agree_are_no_proof() -> None:
+    for count, outcome in ((4, "no different"), (5, "no different"), (6, "better")):
+        truth = np.zeros(count, np.int64)
+        found = compare(truth, truth, truth + 1, 0)
+        assert (found.low, found.high, found.p) == (1, 1, 2 / 2**count)  # the bootstrap has no width
+        assert found.outcome == outcome
 
 
 def test_captions_of_one_image_are_no_independent_questions() -> None:

@@ -105,6 +105,15 @@ def test_the_largest_are_those_of_a_full_sort(rows, columns, share, values, seed
     assert all(len(set(row)) == k for row in column.tolist())
 
 
+@pytest.mark.parametrize("columns", [64, 65, 66, 67])
+def test_the_largest_at_either_end_are_found(columns, monkeypatch):
+    monkeypatch.setattr(knn, "SHORT", 8)
+    up = torch.arange(columns, dtype=torch.float32)
+    value, column = knn.largest(torch.stack([up, -up]), 3)
+    assert column.tolist() == [[columns - 1, columns - 2, columns - 3], [0, 1, 2]]
+    assert value.tolist() == [[columns - 1, columns - 2, columns - 3], [0, -1, -2]]
+
+
 def test_enough_rows_for_several_levels_of_groups():
     make = torch.Generator().manual_seed(3)
     queries, base = (
@@ -157,6 +166,9 @@ def test_a_vote_is_chosen_where_it_matters():
     assert vote.k == 5
     votes = knn.knn_votes(similarity[:, : vote.k], labels[:, : vote.k], 2, vote.temperature)
     assert torch.equal(votes.argmax(1), truth)
+    # Of equals the fewest neighbours and the lowest temperature.
+    sure = knn.choose_vote(similarity, truth[:, None].repeat(1, 5), truth, 2)
+    assert sure == knn.Vote(1, knn.TEMPERATURES[0])
 
 
 def test_wrong_questions_are_refused_in_a_sentence():

@@ -229,6 +229,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence():
     for call, words in (
         (lambda: losses.nt_xent(z_i, z_j[:3], 0.1), "give the same shape"),
         (lambda: losses.nt_xent(2 * z_i, z_j, 0.1), "losses.unit\\(z_i\\)"),
+        (lambda: losses.nt_xent(z_i, 0.97 * z_j, 0.1), "losses.unit\\(z_j\\)"),
         (lambda: losses.nt_xent(z_i, z_j, 0.0), "above 0"),
         (lambda: losses.clip(z_i, z_j, -1.0), "scale is -1.0"),
         (lambda: losses.supcon(z_i, torch.arange(3), 0.1), "one label per row"),
@@ -238,6 +239,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence():
     ):
         with pytest.raises(NearfarError, match=words):
             call()
+    assert losses.nt_xent(1.01 * z_i, 0.99 * z_j, 0.1).isfinite()  # as far as bfloat16 rounds lengths
 
 
 FUSED = """

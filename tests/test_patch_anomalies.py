@@ -184,6 +184,13 @@ def test_k_center_is_greedy() -> None:
         assert found[at] == int(away.argmax())
 
 
+def test_k_center_chooses_no_point_twice() -> None:
+    draw = torch.Generator().manual_seed(2)
+    points = 1000 + torch.randn(60, 40, generator=draw)  # far off, so that distances are rounded much
+    points[30:] = points[:30]
+    assert sorted(k_center(points, 60, key=3).tolist()) == list(range(60))
+
+
 @pytest.mark.parametrize("kind", [NearestPatch, PatchCore, Padim, Spade, OneMap])
 def test_a_detector_sees_a_part_that_no_normal_picture_has(kind: type) -> None:
     normal, asked = some(12), some(4, seed=5)

@@ -1,14 +1,32 @@
-"""The plain features that an encoder is compared with: colour histograms and k-means patches."""
+"""The plain features that an encoder is compared with: principal components, colours and k-means patches."""
 
 from __future__ import annotations
 
 import colorsys
 
 import numpy as np
+import pytest
 import torch
+from sklearn.decomposition import PCA
 
-from nearfar.features import patches
+from nearfar.data import cache
+from nearfar.data.sources import open_source
+from nearfar.features import patches, probes
 from nearfar.features.colour_histogram import HUES, SATURATIONS, VALUES, ColourHistogram, hsv_bins
+from nearfar.images.views import Preprocess
+
+
+@pytest.mark.parametrize("dims", [3, 5])
+def test_principal_components_are_scikit_learns(dims: int) -> None:
+    draw = np.random.default_rng(0)
+    mixed = draw.normal(size=(40, 4)) * [60, 30, 15, 8] @ np.linalg.qr(draw.normal(size=(192, 4)))[0].T
+    pixels = (mixed + 128).clip(0, 255).astype(np.uint8).reshape(40, 8, 8, 3)
+    held = cache.load(open_source(pixels), short_side=None, max_pixels=10**6, max_bad=0.0, threads=1)
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    found = probes.principal_components(held, Preprocess.of(8), "cpu", dims)(x).detach().numpy()
+    wanted = PCA(dims).fit_transform(x.flatten(1).double().numpy())
+    signs = np.sign((found * wanted).sum(0))  # each direction may be turned round
+    np.testing.assert_allclose(found, wanted * signs, atol=1e-4)
 
 
 def test_bins_are_those_of_the_standard_librarys_hsv() -> None:
@@ -31,6 +49,25 @@ def test_a_histogram_knows_colours_and_quarters_and_nothing_else() -> None:
     torch.testing.assert_close(h[:, :144], m[:, :144])  # the whole does not see places
     assert (h[:, 144:] - m[:, 144:]).abs().max() > 0.1  # the quarters do
     torch.testing.assert_close(h.view(2, 5, 144).square().sum(2), torch.ones(2, 5))
+
+
+def test_quarters_of_odd_sides_hold_every_pixel() -> None:
+    x = torch.rand(1, 3, 5, 7)
+    h, bins = ColourHistogram()(x).view(5, 144), hsv_bins(x)[0]
+    parts = [bins, bins[:2, :3], bins[:2, 3:], bins[2:, :3], bins[2:, 3:]]
+    for found, part in zip(h, parts, strict=True):
+        torch.testing.assert_close(found.square(), part.flatten().bincount(minlength=144) / part.numel())
+
+
+def test_patches_are_cut_at_every_place() -> None:
+    x = torch.arange(8.0 * 7).view(1, 1, 8, 7).expand(1, 3, -1, -1)  # 3 x 2 places; a row is 7 brighter
+    x = x + (100 * (torch.arange(56) % 13 == 0)).view(8, 7)  # so that no two patches are alike
+    found = patches.cut(x, torch.Generator().manual_seed(0), each=200).unique(dim=0)
+    windows = x.unfold(2, 6, 1).unfold(3, 6, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 108)
+    flat = windows - windows.mean(1, keepdim=True)
+    wanted = flat / (flat.square().mean(1, keepdim=True) + patches.FLAT).sqrt()
+    assert len(found) == len(wanted) == 6
+    assert torch.cdist(found, wanted).amin(0).max() < 1e-3
 
 
 def test_folded_convolution_equals_patches_cut_out_one_by_one() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.linalg import hadamard
 
 import nearfar
 from nearfar.data.cache import load
@@ -32,6 +33,16 @@ def test_whitened_vectors_have_the_covariance_that_the_formula_says() -> None:
     # Turned back: each number still belongs to its feature.
     for number in range(5):
         assert np.corrcoef(y[:, number], x[:, number])[0, 1] > 0.6
+
+
+def test_a_feature_that_hardly_moves_is_not_brought_up_to_the_others() -> None:
+    deviation = torch.tensor([1, 2, 4, 0.01]).double()
+    x = torch.from_numpy(hadamard(8)[:, 1:5]).double() * deviation  # of no correlation at all
+    scale = 1 / deviation.clamp_min(0.3 * deviation.mean())
+    variance = (deviation * scale).square()
+    wanted = scale * (variance + variance.mean()) ** -whitening.POWER
+    torch.testing.assert_close(whitening.whitening(x)[1], torch.diag(wanted))
+    assert wanted[3] < 2.5 < 1 / deviation[3]
 
 
 def test_few_vectors_and_equal_ones_are_whitened_to_finite_numbers() -> None:
