@@ -90,8 +90,7 @@ def triplet(z: Tensor, labels: Tensor, margin: float, mining: str = "semi-hard")
         if mining == "semi-hard":
             first = torch.searchsorted(ordered.detach(), d.detach(), right=True)
             near = ordered.gather(1, first.minimum(negatives - 1).clamp(min=0))
-            pairs = alike & (negatives > 0)
-            return _mean((d - near + margin).relu().where(pairs, 0.0), pairs)
+            return _mean((d - near + margin).relu().where(alike, 0.0), alike)  # 0 where there is no negative
         edge = d + margin  # a positive meets every negative below it
         met = torch.searchsorted(ordered.detach(), edge.detach())
         sums = torch.nn.functional.pad(ordered.masked_fill(ordered.isinf(), 0.0).cumsum(1), (1, 0))
