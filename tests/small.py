@@ -86,6 +86,12 @@ def pictures(count: int, side: int = 16, seed: int = 0, views: int = 2) -> Batch
     return Batch(made[:views], torch.arange(count), torch.arange(count) % 3)
 
 
+def rows(n: int, d: int = 5, seed: int = 0) -> torch.Tensor:
+    """Rows of length 1, float64."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.nn.functional.normalize(torch.randn(n, d, generator=generator, dtype=torch.float64), dim=1)
+
+
 def loops(name: str) -> Callable[..., torch.Tensor]:
     """The equation of a method as the plain loops in its docstring, where readers see them."""
     text = sys.modules[methods.method(name).__module__].__doc__ or ""

@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import sys
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -29,10 +28,7 @@ from nearfar.data.sources import open_source
 from nearfar.interpretation import explain
 from nearfar.interpretation.invariance import CHANGES
 from nearfar.reports import (
-    blocks,
     cards,
-    curves,
-    figures,
     galleries,
     sample,
     what_features_see,
@@ -402,33 +398,6 @@ def test_a_browser_shows_it_whole(written: dict[str, Path], scored: Run) -> None
                     assert view.evaluate(cut + "getComputedStyle(one).breakInside !== 'avoid').length") == 0
                 view.close()
         browser.close()
-
-
-def test_what_is_the_same_everywhere_or_in_letters_of_others_is_drawn_without_a_warning() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        same = curves.spectrum(["a"], [torch.full((9, 4), 0.3)])
-        assert isinstance(same, blocks.Note) and "All features are the same" in same.text
-        two = curves.spectrum(["a", "b"], [torch.zeros(9, 4), torch.eye(9, 4)])
-        assert isinstance(two, blocks.Plots) and len(two.items) == 1
-        assert "走" in figures.dots("x", "走", [figures.Dot("走", 0.0, 0.0, 0.0)])
-    only = {"knn": {"encoder": {"accuracy": 0.5, "low": 0.4, "high": 0.6}}, "images": {"test": 10}}
-    assert cards.good(only, "images").endswith("correctly (40.0 to 60.0).")
-
-
-def test_labels_of_curves_stand_at_their_ends() -> None:
-    found: list[Any] = []
-    lines = [figures.Line([1, 2], [0.4, end], label=str(end)) for end in (0.4, 0.44, 0.48, 0.485)]
-
-    def paint(axes: Any) -> None:
-        for line in lines:
-            axes.plot(line.x, line.y)
-        figures._label_ends(axes, lines)
-        found.extend(text.xyann[1] for text in axes.texts)
-
-    figures.draw("ends", "ends", paint)
-    assert found[:3] == [0, 0, 0]  # there is room
-    assert 0 < found[3] < 11  # the last is near another, and makes some
 
 
 def test_where_it_fails_is_told_by_the_classifier_that_is_quoted(scored: Run) -> None:

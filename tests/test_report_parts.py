@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,8 @@ from nearfar.data import cache
 from nearfar.data.source import from_array
 from nearfar.data.subset import subset_of
 from nearfar.reports import (
+    blocks,
+    cards,
     curves,
     figures,
     galleries,
@@ -162,6 +165,33 @@ def test_blocks_of_several_evaluated_runs_are_named() -> None:
         said = str(block) if block.kind != "plots" else block.items[0].says + block.items[0].svg
         assert "first" in said or "second" in said, said[:200]
     assert len(inside) == 8 and {block.kind for block in inside} == {"note", "table", "heat"}
+
+
+def test_what_is_the_same_everywhere_or_in_letters_of_others_is_drawn_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        same = curves.spectrum(["a"], [torch.full((9, 4), 0.3)])
+        assert isinstance(same, blocks.Note) and "All features are the same" in same.text
+        two = curves.spectrum(["a", "b"], [torch.zeros(9, 4), torch.eye(9, 4)])
+        assert isinstance(two, blocks.Plots) and len(two.items) == 1
+        assert "走" in figures.dots("x", "走", [figures.Dot("走", 0.0, 0.0, 0.0)])
+    only = {"knn": {"encoder": {"accuracy": 0.5, "low": 0.4, "high": 0.6}}, "images": {"test": 10}}
+    assert cards.good(only, "images").endswith("correctly (40.0 to 60.0).")
+
+
+def test_labels_of_curves_stand_at_their_ends() -> None:
+    found: list[Any] = []
+    lines = [figures.Line([1, 2], [0.4, end], label=str(end)) for end in (0.4, 0.44, 0.48, 0.485)]
+
+    def paint(axes: Any) -> None:
+        for line in lines:
+            axes.plot(line.x, line.y)
+        figures._label_ends(axes, lines)
+        found.extend(text.xyann[1] for text in axes.texts)
+
+    figures.draw("ends", "ends", paint)
+    assert found[:3] == [0, 0, 0]  # there is room
+    assert 0 < found[3] < 11  # the last is near another, and makes some
 
 
 def test_full_cells_of_the_confusion_can_be_read() -> None:
