@@ -123,7 +123,7 @@ def test_why_two_images_are_near(client: TestClient, there: explored.Explored) -
     there.run.path.rename(there.run.path.with_name("away"))
     try:
         findings = Findings(NumberedStore(open_store(there.store.address)))
-        with pytest.raises(NearfarError, match="run"):
+        with pytest.raises(NearfarError, match="the run that made .* is no longer in"):
             why.near(findings, ["010.png", "011.png"])
     finally:
         there.run.path.with_name("away").rename(there.run.path)

@@ -164,7 +164,7 @@ def test_images_without_a_label_are_left_out(store: VectorStore, coloured: Path)
     store.update("kind", {f"{('blue', 'red')[n % 2]}/{n:03d}.png": f"k{n % 2}" for n in range(40)})
     found = nearfar.label_errors(store, column="kind")
     assert found.facts["labels"] == 40 and "kind" in found.columns
-    with pytest.raises(NearfarError, match="kind"):
+    with pytest.raises(NearfarError, match="no column 'kinds'; did you mean kind"):
         nearfar.label_errors(store, column="kinds")
     store.update("kind", dict.fromkeys(store.ids()))
     with pytest.raises(NearfarError, match="has a label in 'kind'; name another"):

@@ -278,7 +278,7 @@ def test_the_range_can_be_told(tmp_path: Path) -> None:
     assert run.preprocess.value_range == (100, 9000)
     with pytest.raises(NearfarError, match="--range is 5 3"):
         nearfar.pretrain(tmp_path / "train", out=tmp_path / "other", range=(5, 3), **FAST)
-    with pytest.raises(NearfarError, match="became"):
+    with pytest.raises(NearfarError, match=r"--range 100\.0 9000\.0 became 100\.0 9001\.0"):
         nearfar.pretrain(tmp_path / "train", out=tmp_path / "run", range=(100, 9001), **FAST)
 
 
