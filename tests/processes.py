@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import forkserver
+import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
@@ -176,7 +177,13 @@ def losses() -> dict[str, Tensor]:
             f"tell {negatives} q": q.grad / distributed.world(),
             f"tell {negatives} z": z_t.grad / distributed.world(),
         }
-    return found | {"accuracy": losses.contrastive_accuracy(*(share(part) for part in z))}
+    z_i, z_j = (share(part) for part in z)
+    for tile in (512, 5):  # of which the second cuts across the rows of the processes
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(losses.tiled, "side", lambda z, tile=tile: tile)
+            found[f"accuracy {tile}"] = losses.contrastive_accuracy(z_i, z_j)
+            found[f"key accuracy {tile}"] = losses.key_accuracy(z_i, z_j, labels)
+    return found
 
 
 def batchnorm() -> dict[str, Tensor]:
