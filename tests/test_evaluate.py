@@ -338,6 +338,7 @@ def test_fine_tuning_may_begin_within_the_head(labelled, tmp_path, monkeypatch) 
         return train_classifier(encoder, *words, **{**how, "epochs": 0.2})
 
     monkeypatch.setattr(measure, "train_classifier", spied)
+    monkeypatch.setattr(trainer, "MIN_STEPS", 5)
     found = evaluate(run, parts=("finetune",), from_head=1, **data)
     assert [mode for mode, _ in seen] == ["finetune", "scratch"]
     assert seen[0][1] == ["Encoder", "Neck"] and "Neck" not in seen[1][1]

@@ -116,15 +116,15 @@ def test_near_copies_are_found_and_distinct_pictures_are_not():
     originals = held(pictures[train])
     everyone = np.tile(np.arange(len(train)), (len(rest), 1))
     assert near_copies(held(pictures[rest]), originals, everyone).known.mean() <= 0.01
-    for what, alter in ALTERED.items():
-        copies = held(np.stack([alter(picture) for picture in pictures[train]]))
-        own = np.arange(len(train))[:, None]
-        found = near_copies(copies, originals, np.concatenate([own[::-1], own], axis=1))
-        assert (found.row == own[:, 0]).mean() >= 0.95, what
-        assert not found.same.any()
-    turned = held(np.ascontiguousarray(np.rot90(pictures[train], 1, (1, 2))))
-    found = near_copies(turned, originals, np.zeros((len(train), 1), np.int64))  # of structure alone
-    assert (found.row == np.arange(len(train))).mean() >= 0.95 and not found.same.any()
+    own = np.arange(len(train))
+    copies = [alter(picture) for alter in ALTERED.values() for picture in pictures[train]]
+    candidates = np.tile(np.stack([own[::-1], own], axis=1), (len(ALTERED), 1))
+    copies += [np.rot90(picture) for picture in pictures[train]]  # which structure alone finds
+    candidates = np.concatenate([candidates, np.zeros((len(train), 2), np.int64)])
+    found = near_copies(held(np.stack(copies)), originals, candidates)
+    for what, rows in zip([*ALTERED, "turned"], found.row.reshape(-1, len(train)), strict=True):
+        assert (rows == own).mean() >= 0.95, what
+    assert not found.same.any()
     same = near_copies(originals, originals, np.zeros((len(train), 1), np.int64))
     assert same.same.all() and np.array_equal(same.row, np.arange(len(train)))
 
