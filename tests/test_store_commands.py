@@ -226,6 +226,12 @@ def test_a_label_that_was_accepted_is_no_lack_of_images(store: VectorStore) -> N
     store.update("label_origin", dict.fromkeys(store.ids(), "accepted suggestion"))
     with pytest.raises(NearfarError, match="each image has a label that was accepted from a classifier"):
         nearfar.suggest(store)
+    with pytest.raises(NearfarError, match="each image that meets --where has a label that was accepted"):
+        nearfar.suggest(store, where="width > 0")
+    with pytest.raises(NearfarError, match="has no image that meets --where; change the condition"):
+        nearfar.suggest(store, where="width > 10000")
+    with pytest.raises(NearfarError, match="all labels in 'label' were accepted .*; count them too with"):
+        nearfar.label_errors(store)
 
 
 def test_a_list_that_names_an_image_twice_in_two_ways_is_refused(store: VectorStore, tmp_path: Path) -> None:

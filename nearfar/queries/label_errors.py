@@ -71,6 +71,10 @@ def label_errors(
     by_classifier = np.array([one in taken for one in ids], bool) & (labels != UNKNOWN)
     labels[by_classifier] = UNKNOWN
     if not (labels != UNKNOWN).any():
+        if by_classifier.any():
+            raise NearfarError(
+                f"all labels in {column!r} were accepted from a classifier; count them too with --accepted."
+            )
         raise NearfarError(
             f"no {opened.info.one} of {opened.address} has a label in {column!r}; name another column with "
             "--column, or add labels: nearfar embed with --labels, or nearfar store with --columns."

@@ -58,16 +58,18 @@ def suggest(
     check_limit(limit)
     opened = open_for_query(store, out)
     ids, x = opened.vectors(where)
+    if not ids:
+        raise none_there(opened, where)
     taken = set() if accepted else accepted_ids(opened, column)
     kept = np.array([one not in taken for one in ids], bool)
     ids, x = [one for one in ids if one not in taken], x[kept]
-    if not ids and taken:
-        raise NearfarError(
-            f"each {opened.info.one} has a label that was accepted from a classifier, and none is left; "
-            f"look at these labels: nearfar label-errors {shlex.quote(opened.address)} --accepted"
-        )
     if not ids:
-        raise none_there(opened, where)
+        those = "" if where is None else " that meets --where"
+        raise NearfarError(
+            f"each {opened.info.one}{those} has a label that was accepted from a classifier, and none is "
+            f"left; look at these labels: nearfar label-errors {shlex.quote(opened.address)} --column {column} "
+            "--accepted"
+        )
     labels, names = read_labels(opened, column, ids)
     found = suggest_rows(x, labels, limit, method=method, seed=seed)
     known = int((labels != UNKNOWN).sum())

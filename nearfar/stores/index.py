@@ -221,7 +221,9 @@ def _compared(state: State, queries: Cosines, rows: Rows, k: int) -> tuple[Cosin
         )
         every = np.concatenate([queries[some] @ block.T for block in blocks], axis=1)
         for line, values in zip(some, every, strict=True):
-            kept = np.lexsort((state.place[rows], -np.round(values, DECIMALS)))[:k]
+            near = np.flatnonzero(values > last[line, 0] - 2 * 10**-DECIMALS)  # few rows to put in order
+            order = np.lexsort((state.place[rows[near]], -np.round(values[near], DECIMALS)))
+            kept = near[order[:k]]
             cosines[line], at[line] = values[kept], rows[kept]
     return cosines, at
 
