@@ -246,6 +246,25 @@ def test_overwrite_typed_again_resumes_the_run_that_it_began(start, cells, tmp_p
     assert json.loads(card.read_text())["overwrite"]
 
 
+def test_a_mistake_with_overwrite_leaves_the_old_run(segmented, cells, tmp_path) -> None:
+    run = shutil.copytree(segmented, tmp_path / "run")
+    before = {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()}
+    shutil.copytree(cells / "train", tmp_path / "train")
+    for mask in (tmp_path / "train" / "masks").iterdir():
+        Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint8)).save(mask)
+    how = {"out": run, "task": "segment", "overwrite": True, "epochs": 1, **WORDS}
+    for changed, said in (
+        ({"train": tmp_path / "train"}, "hold a single value"),
+        ({"train": cells / "train", "labels": tmp_path / "none"}, "none"),
+        ({"train": cells / "train", "test": tmp_path / "train", "batch_size": 100}, "batch-size 100 is more"),
+    ):
+        with pytest.raises(NearfarError, match=said):
+            nearfar.finetune(segmented, **{**how, **changed})
+        assert {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()} == before
+    nearfar.finetune(segmented, train=cells / "train", **how)
+    assert (run / "encoder.safetensors").read_bytes() != before["encoder.safetensors"]
+
+
 def test_a_segmentation_of_masks_goes_on(segmented, cells, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(chunked, "CHUNK_IMAGES", 2)
     monkeypatch.setattr(predicting, "CHUNK_IMAGES", 2)

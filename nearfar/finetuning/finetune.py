@@ -12,37 +12,19 @@ from ..core import progress
 from ..core.atomic import check_folder_name, check_place
 from ..core.config import build, settings_of, to_json
 from ..core.device import cores, device_named
-from ..core.entries import entries
 from ..core.errors import NearfarError, nearest
 from ..data.labels import splits
 from ..data.open import open_data
 from ..features.extract import fingerprint
-from ..training import checkpoint
 from ..training.logger import locked
-from ..training.run import PARTS, Run, load
-from . import vectors
-from .gradient_training import SCRATCH_FILE, STAGES
+from ..training.run import Run, load
+from .earlier_run import find_earlier, same_run
 from .job import Job
 from .outcome import Finetuned
-from .session import CHECKS_FILE
 from .settings import Tuning
-from .task_types import OtherImagesError, Where
-from .tuned import CARD, asked_of, open_result
+from .task_types import Where
+from .tuned import open_result
 
-OURS = (  # in the order in which --overwrite removes them
-    checkpoint.LAST,
-    "encoder.json",  # marks a run as finished
-    CARD,
-    PARTS,
-    "encoder.safetensors",
-    "evaluation.json",
-    "log.jsonl",
-    CHECKS_FILE,
-    STAGES,
-    SCRATCH_FILE,
-    "rejected.csv",
-    "config.json",  # last: until then the folder is known as a run's
-)
 MAY_CHANGE = ("device", "workers", "save_minutes")
 
 
@@ -101,20 +83,13 @@ def finetune(
             open_data(data, expected=side)
     asked = _asked(started, train, test, task, labels, label_level, groups, tuning, own)
     with locked(folder):
-        earlier = _earlier(folder, asked if overwrite else None)
-        begun = overwrite if earlier is None else bool(earlier.get("overwrite"))
-        if earlier and _same(earlier, asked, folder) and (folder / "encoder.json").exists():
+        earlier = find_earlier(folder, asked if overwrite else None)
+        if earlier and same_run(earlier, asked, folder) and (folder / "encoder.json").exists():
             progress.say(f"the run in {folder} is finished; --overwrite trains it again.")
             return open_result(folder)
         where = Where(labels, label_level, tuning.max_bad, tuning.workers or cores(), folder)
-        how = (started, tuning, where, asked, begun, device_named(tuning.device))
-        try:
-            return Job(folder, kind(own), *how).run(train, test, groups, earlier)
-        except OtherImagesError:
-            if not overwrite:
-                raise
-            _clear(folder)
-            return Job(folder, kind(own), *how).run(train, test, groups, None)
+        job = Job(folder, kind(own), started, tuning, where, asked, overwrite, device_named(tuning.device))
+        return job.run(train, test, groups, earlier)
 
 
 def _settings(task: str, given: Mapping[str, Any]) -> tuple[Tuning, Any]:
@@ -158,58 +133,3 @@ def _asked(
     plain = {name: value for name, value in to_json(tuning).items() if name not in MAY_CHANGE}
     start = {"run": run.name, "start": fingerprint(run.encoder), "preprocess": to_json(run.preprocess)}
     return {**start, **named, "label_level": label_level, "task": task, **plain, **to_json(own)}
-
-
-def _earlier(folder: Path, replacing: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Find the run that the folder holds; clear it away where it is to be replaced.
-
-    Args:
-        folder: of the run.
-        replacing: with --overwrite, what was asked: the same words, typed again, resume the unfinished run
-            that they began.
-    """
-    others = [name for name in entries(folder) if name not in (*OURS, ".lock") and not name.endswith(".part")]
-    config = folder / "config.json"
-    if others and not config.exists():
-        raise NearfarError(
-            f"{folder} is not a run folder: it holds {others[0]!r}; name a new or empty folder with --out."
-        )
-    if not config.exists():
-        if (folder / "encoder.json").exists():
-            raise NearfarError(f"{folder} holds an adopted encoder; name another folder with --out.")
-        return None
-    earlier: dict[str, Any] = {}
-    try:
-        if "task" not in asked_of(folder):
-            raise NearfarError(f"{folder} holds the run of a pretraining; name another folder with --out.")
-        earlier = checkpoint.read_json(config)
-    except NearfarError:
-        if replacing is None or not {CARD, STAGES} & {item.name for item in folder.iterdir()}:
-            raise  # else a damaged one is replaced too
-    begun = earlier.get("overwrite") and earlier.get("asked") == replacing
-    if replacing is None or (begun and not (folder / "encoder.json").exists()):
-        return earlier
-    _clear(folder)
-    return None
-
-
-def _clear(folder: Path) -> None:
-    """Remove a run's files, in an order in which a kill leaves nothing that another run could take."""
-    vectors.forget(folder)  # while config.json says whose they are
-    for name in OURS:
-        (folder / name).unlink(missing_ok=True)
-
-
-def _same(earlier: Mapping[str, Any], asked: Mapping[str, Any], folder: Path) -> bool:
-    """Make sure that an earlier run is the one now asked for."""
-    before = earlier["asked"]
-    other = [name for name in {**before, **asked} if before.get(name) != asked.get(name)]
-    if other:
-        told = "; ".join(
-            f"{name} {before.get(name)!r:.60} before and {asked.get(name)!r:.60} now" for name in other[:3]
-        )
-        raise NearfarError(
-            f"{folder} holds another run ({told}); name another folder with --out, or start over with "
-            "--overwrite."
-        )
-    return True

@@ -30,6 +30,7 @@ from ..training import checkpoint
 from ..training.run import Run, export
 from . import outcome, vectors
 from .copies import copies_apart
+from .earlier_run import clear
 from .gradient_training import SCRATCH_FILE, STAGES, GradientTraining, answers
 from .measuring import measure
 from .outcome import FROZEN, SCRATCH, TUNED, Finetuned
@@ -37,15 +38,7 @@ from .session import CHECKS_FILE
 from .settings import Tuning
 from .share import half_of, take_share
 from .task import Task
-from .task_types import (
-    Figures,
-    Labelled,
-    OtherImagesError,
-    Setup,
-    TaskNetwork,
-    TooFewError,
-    Where,
-)
+from .task_types import Figures, Labelled, Setup, TaskNetwork, TooFewError, Where
 from .tuned import write_card
 
 MIN_HALVES = 40  # held-out images from which choices and thresholds have images of their own
@@ -61,7 +54,7 @@ class Job:
     tuning: Tuning
     where: Where
     asked: dict[str, Any]
-    overwrite: bool  # whether --overwrite began it
+    overwrite: bool  # whether an earlier run in the folder is to be replaced
     device: torch.device
 
     @property
@@ -103,11 +96,15 @@ class Job:
         digest = {"asked": self.asked, "data": data.digest, "test": tests.digest if tests else None}
         self.digest = hashlib.sha256(json.dumps(digest, sort_keys=True).encode()).hexdigest()
         if earlier and earlier.get("digest") != self.digest:
-            raise OtherImagesError(
-                f"the labelled {self.kind.noun} have changed since the run in {self.folder} began; name "
-                "another folder with --out, or start over with --overwrite."
-            )
-        self._record(data, tests)
+            if not self.overwrite:
+                raise NearfarError(
+                    f"the labelled {self.kind.noun} have changed since the run in {self.folder} began; name "
+                    "another folder with --out, or start over with --overwrite."
+                )
+            earlier = None
+        if self.overwrite and earlier is None:  # only now: a mistake in the labels costs no run
+            clear(self.folder)
+        self._record(data, tests, self.overwrite or bool(earlier and earlier.get("overwrite")))
         self.encoder = copy.deepcopy(encoder).to(self.device)
         self.encoder = self.encoder.to(memory_format=torch.channels_last)
         self._announce(data)
@@ -192,8 +189,8 @@ class Job:
             choice, rest = data.take(rows[first]), data.take(rows[~first])
         return data.take(np.flatnonzero(~held)), choice, rest
 
-    def _record(self, data: Labelled, tests: Labelled | None) -> None:
-        """Write config.json and rejected.csv."""
+    def _record(self, data: Labelled, tests: Labelled | None, overwrite: bool) -> None:
+        """Write config.json, which notes whether --overwrite began the run, and rejected.csv."""
         held = 0 if self.choice is None else len(data) - len(self.fit)
         facts = {"name": data.name, "images": len(self.fit), "holdout": held, "fingerprint": data.digest}
         training = {
@@ -208,7 +205,7 @@ class Job:
             "commit": commit(),
             "torch": torch.__version__,
             "asked": self.asked,
-            "overwrite": self.overwrite,
+            "overwrite": overwrite,
             "mark": mark_of([self.asked.get("test"), self.asked.get("labels")]),
             "data": facts,
             "test": None if tests is None else {"name": tests.name, "images": len(tests)},

@@ -24,10 +24,6 @@ class TooFewError(NearfarError):
     """There are too few labelled images to train on."""
 
 
-class OtherImagesError(NearfarError):
-    """The labelled images are not those that the run in the folder began with."""
-
-
 Rows = npt.NDArray[np.int64]
 TERMS = {"miou": "mIoU", "ap": "AP", "ap50": "AP50", "ap75": "AP75", "map": "mAP"}  # as the field writes them
 Answer = Any
