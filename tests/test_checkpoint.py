@@ -16,7 +16,7 @@ from torch import nn
 from nearfar.core.errors import NearfarError
 from nearfar.stores import open_store
 from nearfar.training import checkpoint
-from nearfar.training.earlier_run import find_earlier
+from nearfar.training.earlier_run import clear, find_earlier
 
 
 def trained(optimizer: str) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -122,6 +122,7 @@ def test_a_share_that_is_missing_or_of_another_save_is_named(tmp_path):
     (tmp_path / "last" / "3-1-of-2.safetensors").touch()
     checkpoint.write_json(tmp_path / "config.json", {})
     assert find_earlier(tmp_path, {"data": "photos"}) is None  # --overwrite
+    clear(tmp_path)
     assert [*tmp_path.iterdir()] == []
 
 

@@ -14,14 +14,15 @@ from nearfar.core.entries import entries
 from nearfar.core.errors import NearfarError
 from nearfar.demo import gallery
 from nearfar.experiments import compare, learning_curve, sweep
-from nearfar.finetuning import finetune, prediction_files
+from nearfar.finetuning import earlier_run as finetune
+from nearfar.finetuning import prediction_files
 from nearfar.queries import export
 from nearfar.training import adopt, combine, earlier_run
 
 LEFT = (".DS_Store", "Thumbs.db", "desktop.ini", ".directory")
 ASKING: dict[str, Callable[[Path], Any]] = {
     "pretrain": lambda folder: earlier_run.find_earlier(folder, None),
-    "finetune": lambda folder: finetune._earlier(folder, None),
+    "finetune": lambda folder: finetune.find_earlier(folder, None),
     "predict": prediction_files.check_folder,
     "export a store": lambda folder: export._check_place(folder, "tensorboard"),
     "compare": compare._place,

@@ -19,7 +19,7 @@ from nearfar import models
 from nearfar.core.errors import NearfarError
 from nearfar.features.extract import fingerprint
 from nearfar.finetuning import outcome, trainer
-from nearfar.finetuning.finetune import OURS, _clear, _earlier
+from nearfar.finetuning.earlier_run import OURS, clear, find_earlier
 from nearfar.finetuning.tuned import open_tuned
 from nearfar.models import every_scale
 from nearfar.training import adapting
@@ -131,9 +131,10 @@ def test_a_run_that_was_half_cleared_away_is_taken_up(tmp_path, monkeypatch) -> 
             (folder / name).write_text('{"asked": {"task": "classify"}}')
         left[:] = [1] * kill
         with suppress(KeyboardInterrupt):
-            _clear(folder)
+            clear(folder)
         left[:] = [1] * 99
-        assert _earlier(folder, {"task": "segment"}) is None
+        assert find_earlier(folder, {"task": "segment"}) is None
+        clear(folder)
         assert not [*folder.iterdir()]
 
 

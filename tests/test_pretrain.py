@@ -373,6 +373,19 @@ def test_overwrite_of_a_finished_run_trains_it_again(photos, tmp_path):
     assert (tmp_path / "run" / "encoder.json").stat().st_mtime_ns > before
 
 
+def test_a_mistake_with_overwrite_leaves_the_old_run(photos, unbroken, tmp_path):
+    run = shutil.copytree(unbroken, tmp_path / "run")
+    before = content(run)
+    for data, changed, said in (
+        (tmp_path / "none", {}, "none"),
+        (photos, {"encoder": "resnet19"}, "resnet19"),
+        (photos, {"groups": str(tmp_path / "none.csv")}, "none.csv"),
+    ):
+        with pytest.raises(nearfar.NearfarError, match=said):
+            nearfar.pretrain(data, out=run, overwrite=True, **{**TINY, "method": "simclr", **changed})
+        assert content(run) == before
+
+
 @pytest.mark.parametrize("removed", range(len(OURS) + 1))
 def test_a_kill_inside_overwrite_leaves_nothing_for_another_run(photos, unbroken, tmp_path, removed):
     folder = tmp_path / "run"

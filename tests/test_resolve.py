@@ -152,7 +152,7 @@ def test_the_same_seed_builds_the_same_method():
 
 def repeated(folder: Path, method: str = "simclr", recipe: str = "auto", **given: object) -> RunConfig:
     source = open_source(np.zeros((5, 32, 32, 3), np.uint8))
-    return inputs.decide_settings(source, method, recipe, folder / "a", given, CPU, folder)[0]
+    return inputs.decide_settings(source, method, recipe, folder / "a", given, CPU, [])[0]
 
 
 def test_a_repeated_run_takes_what_may_differ_and_refuses_another_method_or_recipe(tmp_path):

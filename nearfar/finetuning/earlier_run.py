@@ -46,7 +46,6 @@ def find_earlier(folder: Path, replacing: dict[str, Any] | None) -> dict[str, An
         NearfarError: the folder holds something else, or a damaged config.json.
     """
     others = [name for name in entries(folder) if name not in (*OURS, ".lock") and not name.endswith(".part")]
-    others = [name for name in others if not name.endswith(".part")]
     config = folder / "config.json"
     if others and not config.exists():
         raise NearfarError(

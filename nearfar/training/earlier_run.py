@@ -40,8 +40,8 @@ def find_earlier(folder: Path, replacing: dict[str, Any] | None) -> dict[str, An
 
     Args:
         folder: where the run is to be.
-        replacing: with --overwrite, what was asked: a run is then cleared away, unless the same words began
-            it and it is unfinished, for then it is the one to resume.
+        replacing: with --overwrite, what was asked: a run is then to be cleared away, unless the same words
+            began it and it is unfinished, for then it is the one to resume.
 
     Returns:
         Its config.json; None where there is no run to go on with.
@@ -72,10 +72,7 @@ def find_earlier(folder: Path, replacing: dict[str, Any] | None) -> dict[str, An
     if not (folder / "encoder.json").exists():
         with suppress(NearfarError):  # a damaged one is replaced too
             earlier = checkpoint.read_json(folder / "config.json", run_shapes.CONFIG)
-    if earlier.get("overwrite") and earlier.get("asked") == replacing:
-        return earlier
-    clear(folder)
-    return None
+    return earlier if earlier.get("overwrite") and earlier.get("asked") == replacing else None
 
 
 def clear(folder: Path) -> None:

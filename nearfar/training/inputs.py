@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,16 +55,19 @@ def decide_settings(
     like: str | Path | None,
     given: dict[str, Any],
     device: torch.device,
-    folder: Path,
+    folders: Sequence[Path],
 ) -> tuple[RunConfig, StepPlan | None]:
-    """Decide every setting: from another run's folder, or from the recipe and what was asked."""
+    """Decide every setting: from another run's folder, or from the recipe and what was asked.
+
+    `folders` may hold what was decided before, such as a tokenizer.
+    """
     if like is None:
         if source.modality == "images" and not given.get("weights") and given.get("encoder"):
             libraries.find(given["encoder"])  # before images are read
         side = usual_side(source, given.get("max_pixels", Training.max_pixels))
         kind = source.modality
         span = usual_range(source, given)
-        asked = decided(source, given, [folder])
+        asked = decided(source, given, folders)
         return resolve.resolve(
             method, recipe, asked, side=side, device=device, kind=kind, value_range=span
         ), None

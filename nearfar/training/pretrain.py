@@ -97,11 +97,12 @@ def pretrain(
     with distributed.named_losses(), locked(folder):
         earlier = find_earlier(folder, asked if overwrite else None)
         begun = overwrite if earlier is None else bool(earlier.get("overwrite"))
+        kept = [] if overwrite and earlier is None else [folder]
         if earlier and asked["data"] and earlier["asked"] == asked and is_finished(folder, earlier):
             return load(folder)
         kind = resolve.expected_kind(given, method)
         source = open_data(data, expected=kind, labels=inputs.learns_from_labels(method, like, given))
-        wanted, plan = inputs.decide_settings(source, method, recipe, like, given, device, folder)
+        wanted, plan = inputs.decide_settings(source, method, recipe, like, given, device, kept)
         inputs.check_stopping(wanted)
         grouping.check_groups(wanted, len(resolve.views_of(wanted)))
         colours = None
@@ -120,7 +121,6 @@ def pretrain(
             except NearfarError:
                 if not overwrite:
                     raise
-                clear(folder)
                 earlier = None
             if is_finished(folder):
                 return load(folder)
@@ -137,6 +137,8 @@ def pretrain(
         digest = wanted.digest(whole.fingerprint, teacher_digest(wanted), *named)
         reached = earlier["data"]["images"] if earlier else None
         dataset, targets = inputs.ask_teacher(wanted, source, dataset, device, reached, plan is None)
+        if overwrite and earlier is None:  # only now: a mistake in what was typed costs no run
+            clear(folder)
         job = prepare(
             folder,
             wanted,
