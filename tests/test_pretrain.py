@@ -380,6 +380,8 @@ def test_a_mistake_with_overwrite_leaves_the_old_run(photos, unbroken, tmp_path)
         (tmp_path / "none", {}, "none"),
         (photos, {"encoder": "resnet19"}, "resnet19"),
         (photos, {"groups": str(tmp_path / "none.csv")}, "none.csv"),
+        (photos, {"encoder": None, "weights": str(run)}, "--weights .* is of the run that --overwrite takes"),
+        (photos, {"method": "distill", "teacher": str(run)}, "--teacher .* is of the run that --overwrite"),
     ):
         with pytest.raises(nearfar.NearfarError, match=said):
             nearfar.pretrain(data, out=run, overwrite=True, **{**TINY, "method": "simclr", **changed})

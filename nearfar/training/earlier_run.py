@@ -9,6 +9,7 @@ from typing import Any
 
 from .. import methods
 from ..core import distributed, progress
+from ..core.config import flag_of
 from ..core.entries import entries
 from ..core.errors import NearfarError
 from ..core.text import counted
@@ -47,7 +48,7 @@ def find_earlier(folder: Path, replacing: dict[str, Any] | None) -> dict[str, An
         Its config.json; None where there is no run to go on with.
 
     Raises:
-        NearfarError: the folder holds something else, or a damaged config.json.
+        NearfarError: the folder holds something else, a damaged config.json, or what the new run needs.
     """
     if distributed.first():
         for item in folder.glob("*.part"):  # what a kill cut short
@@ -72,7 +73,16 @@ def find_earlier(folder: Path, replacing: dict[str, Any] | None) -> dict[str, An
     if not (folder / "encoder.json").exists():
         with suppress(NearfarError):  # a damaged one is replaced too
             earlier = checkpoint.read_json(folder / "config.json", run_shapes.CONFIG)
-    return earlier if earlier.get("overwrite") and earlier.get("asked") == replacing else None
+    if earlier.get("overwrite") and earlier.get("asked") == replacing:
+        return earlier
+    ours = {folder.resolve(), *((folder / name).resolve() for name in OURS)}
+    for name in ("weights", "teacher", "text_encoder"):  # which are read when the run is gone
+        if (value := replacing.get(name)) and Path(value).resolve() in ours:
+            raise NearfarError(
+                f"{flag_of(name)} {value} is of the run that --overwrite takes away; name another folder "
+                "with --out."
+            )
+    return None
 
 
 def clear(folder: Path) -> None:
