@@ -6,6 +6,8 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,11 +23,11 @@ from nearfar.data import pixel_labels
 from nearfar.data.box_labels import open_box_labels
 from nearfar.features import chunked
 from nearfar.finetuning import predict as predicting
-from nearfar.finetuning import session
+from nearfar.finetuning import segment, session
 from nearfar.finetuning.detect import Config, Detection
-from nearfar.finetuning.segment import Segmentation
 from nearfar.finetuning.task_types import Setup, Where
 from nearfar.finetuning.tuned import open_result
+from nearfar.images.files import MAX_PIXELS
 from nearfar.images.views import Preprocess
 from nearfar.training import checkpoint
 from nearfar.training.run import export
@@ -94,21 +96,26 @@ def detected(start, boxes, tmp_path_factory) -> Path:
 
 
 def test_a_vision_transformer_of_one_size_says_which(tmp_path) -> None:
-    encoder = models.encoder("torchvision:vit_b_16", size=32)
     write_masks(tmp_path / "masks", 4)
     write_boxes(tmp_path / "boxes", 4)
-    setup = Setup(Preprocess.of(32), torch.device("cpu"))
-    for task, name, said in (
-        (Segmentation(), "masks", "give --side 32"),
-        (Detection(Config(tile=64)), "boxes", "give --tile 32"),
+    encoder, plan = models.encoder("torchvision:vit_b_16", size=32), Preprocess.of(32)
+    run: Any = SimpleNamespace(encoder=encoder)  # of so many weights that a file of them takes long
+    for task, said in (
+        (segment.Segmentation(segment.Config(side=40)), "give --side 32, or leave it out"),
+        (Detection(Config(tile=64)), "give --tile 32, or leave it out"),
     ):
-        data = task.read(tmp_path / name, setup.preprocess, Where())
         with pytest.raises(NearfarError, match=said):
-            task.network(encoder, data, setup, frozen=False)
+            task.begin(run)
+    task = segment.Segmentation()
+    task.begin(run)
+    task.read(tmp_path / "masks", plan, Where())
+    assert task.side == 32
     task = Detection()  # which sees windows of that size then, on a pyramid that is made of the one map
-    data = task.read(tmp_path / "boxes", setup.preprocess, Where())
-    network = task.untrained(encoder, data, setup, True)
-    assert task.tile == 32 and task.finest == 4 and len(network.head.finer) == 2
+    task.begin(run)
+    data = task.read(tmp_path / "boxes", plan, Where())
+    network = task.untrained(encoder, data, Setup(plan, torch.device("cpu")), True)
+    assert task.tile == 32 and task.shape == (32, 32)
+    assert task.finest == 4 and len(network.head.finer) == 2
 
 
 @pytest.mark.parametrize("task", ["segment", "detect"])
@@ -297,6 +304,12 @@ def test_a_linear_head_leaves_the_encoder_as_it_is(start, cells, tmp_path) -> No
     assert all((one[name] == other[name]).all() for name in one)
     assert json.loads((out / "task.json").read_text())["card"]["decoder"] == "linear"
     nearfar.predict(out, cells / "test/images", out=tmp_path / "x.csv", device="cpu")
+
+
+def test_a_long_image_in_windows_is_no_larger_than_images_may_be() -> None:
+    strip = np.zeros((1, 20_000, 3), np.uint8)
+    _, _, tall, wide = Detection(Config(side=640, tile=640))._resized(strip, False).shape
+    assert tall * wide <= MAX_PIXELS and wide > 20_000
 
 
 def test_boxes_are_written_as_rows_and_as_coco(detected, boxes, tmp_path) -> None:

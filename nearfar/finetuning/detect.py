@@ -19,10 +19,12 @@ from ..core.errors import NearfarError
 from ..data import box_labels
 from ..data.box_labels import BoxLabels
 from ..data.dataset import Dataset
+from ..images.files import MAX_PIXELS
 from ..models import Encoder, seeded
 from ..models.detectors import DETECTORS, detector_class
 from ..models.detectors.pyramid import OneStage
 from ..models.feature_maps import takes_any_shape
+from ..training.run import Run
 from . import crops, windows
 from .crop_task import NetworkInput, OneCrop
 from .detect_answers import DetectionAnswers
@@ -101,6 +103,18 @@ class Detection(DetectionAnswers):
         self.shape = (0, 0)  # of a training crop, height and width
         self.best = MIN_SCORE  # score from which boxes have the best F1
 
+    def begin(self, run: Run) -> Encoder:
+        """Take the encoder; one of a single size, as many vision transformers, sees an image in windows."""
+        encoder = super().begin(run)
+        if not takes_any_shape(encoder):
+            if self.tile not in (0, encoder.size):
+                raise NearfarError(
+                    f"encoder {encoder.name!r} takes images of {encoder.size} px alone; give --tile "
+                    f"{encoder.size}, or leave it out."
+                )
+            self.tile = int(encoder.size or 0)
+        return encoder
+
     def read(self, data: Any, preprocess: Any, where: Where) -> Labelled:
         """Open images and boxes; the short side, the crop's shape and the finest stride are chosen."""
         found = box_labels.open_box_labels(data, where.labels)
@@ -141,14 +155,6 @@ class Detection(DetectionAnswers):
 
     def untrained(self, encoder: Encoder, fit: Labelled, setup: Setup, frozen: bool) -> DetectionNetwork:
         """Put an untrained detector on an encoder."""
-        if not takes_any_shape(encoder):  # as many vision transformers: it sees an image in windows
-            if self.config.tile not in (None, encoder.size):
-                raise NearfarError(
-                    f"encoder {encoder.name!r} takes images of {encoder.size} px alone; give --tile "
-                    f"{encoder.size}, or leave it out."
-                )
-            self.tile = int(encoder.size or 0)
-            self.shape = (self.tile, self.tile)
         while encoder.strides[0] % 2 ** self._doublings(encoder):  # 14 pixels a place become 7, and not 3.5
             self.finest += 1
         with seeded(setup.seed, "detector"):
@@ -224,8 +230,8 @@ class Detection(DetectionAnswers):
 
     @property
     def longest(self) -> float:
-        """In windows any: a long image is seen at the scale of the training's crops."""
-        return np.inf if self.tile else super().longest
+        """In windows as long as images may be: a long one is seen at the scale of the training's crops."""
+        return MAX_PIXELS / self.side if self.tile else super().longest
 
     def sees_squares(self, network: DetectionNetwork) -> bool:
         """See images in their own shape, if need be in windows."""

@@ -29,6 +29,7 @@ from ..models import Encoder, seeded
 from ..models.feature_maps import takes_any_shape
 from ..models.pixel_heads import HEADS
 from ..stores.schema import column_names
+from ..training.run import Run
 from . import crops, segment_baseline
 from .crop_task import CropTask, NetworkInput, OneCrop
 from .segment_baseline import ColourFeatures
@@ -92,6 +93,23 @@ class Segmentation(CropTask):
         self.colours = False  # whether these are colours
         self.decoder = str(config.decoder)
 
+    def begin(self, run: Run) -> Encoder:
+        """Take the encoder; one of a single size decides the side."""
+        encoder = super().begin(run)
+        if not takes_any_shape(encoder):
+            self.side = self.side or int(encoder.size or 0)
+            if self.side != encoder.size:
+                raise NearfarError(
+                    f"encoder {encoder.name!r} takes images of {encoder.size} px alone; give --side "
+                    f"{encoder.size}, or leave it out."
+                )
+        if self.side != self.whole(self.side):
+            raise NearfarError(
+                f"--side {self.side} does not divide into this encoder's patches of {self.patch} px; give "
+                f"{self.whole(self.side)}."
+            )
+        return encoder
+
     def read(self, data: Any, preprocess: Any, where: Where) -> Labelled:
         """Open images and masks; the classes are the masks' values, and the short side is chosen."""
         found = self._open(data, where)
@@ -100,11 +118,6 @@ class Segmentation(CropTask):
                 f"the masks of {found.source.name} hold a single value; segmentation needs two classes."
             )
         self.classes, self.values, self.colours = found.classes, found.values, found.colours
-        if self.side != self.whole(self.side):
-            raise NearfarError(
-                f"--side {self.side} does not divide into this encoder's patches of {self.patch} px; give "
-                f"{self.whole(self.side)}."
-            )
         if not self.side:
             masks = found.masks[:: max(1, len(found.masks) // 64)]
             self.side = self.usual_side(np.array([min(mask.read().shape) for mask in masks]))
@@ -144,11 +157,6 @@ class Segmentation(CropTask):
 
     def untrained(self, encoder: Encoder, fit: Labelled, setup: Setup, frozen: bool) -> SegmentationNetwork:
         """Put an untrained decoder on an encoder, and scale the colour features by the images."""
-        if not takes_any_shape(encoder) and self.side != encoder.size:
-            raise NearfarError(
-                f"encoder {encoder.name!r} takes images of {encoder.size} px alone; give --side "
-                f"{encoder.size}."
-            )
         if frozen:  # which measures the encoder's maps alone
             self.decoder = "linear"
         with seeded(setup.seed, "decoder"):
