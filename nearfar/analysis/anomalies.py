@@ -171,7 +171,7 @@ def score_anomalies(
     rest = np.ones(len(x), np.bool_)
     rest[fitted] = False
     scores = np.empty(len(x), np.float64)
-    at_zero = centred(x[fitted])  # for both detectors, so that all scores are of one kind
+    at_zero = method != "csi" and centred(x[fitted])  # for both detectors, so that all scores are of one kind
     scores[rest] = detector(x[fitted], method, k, seed, at_zero=at_zero)(x[rest])
     scores[fitted] = detector(x[held], method, k, seed, at_zero=at_zero)(x[fitted])
     return AnomalyScores(scores, rest, threshold(scores[held], fpr))

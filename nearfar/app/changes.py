@@ -62,15 +62,13 @@ def add_changes(app: FastAPI, rows: NumberedStore, log: LabelLog, findings: Find
     @app.post("/api/set")
     def set_(asked: SetRequest) -> Any:
         ids = _meant(rows, asked)
-        flags = asked.column == SET_ASIDE
-        if flags and not all(value is None or value is True for value in asked.after):
-            raise NearfarError(f"the column {SET_ASIDE} holds true, or nothing.")
-        if not flags:
-            log.check(asked.column)
         there = {name: value for name, value in zip(ids, asked.after, strict=True) if name in rows.ids}
         before = dict(zip(ids, asked.before, strict=True))
-        if not flags:  # of which the page knows all
+        if asked.column != SET_ASIDE:  # of which the page knows all
+            log.check(asked.column)
             before |= _values(rows, asked.column, list(there))
+        elif not all(value is None or value is True for value in asked.after):
+            raise NearfarError(f"the column {SET_ASIDE} holds true, or nothing.")
         rows.store.update(asked.column, there)
         return {"version": rows.look(), "before": [before[name] for name in ids]}
 

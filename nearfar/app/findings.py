@@ -20,7 +20,7 @@ from ..core.errors import BadImage, NearfarError
 from ..data.modalities import modality
 from ..images import decode
 from ..queries.listing import Listing
-from ..queries.store_access import MAP_COLUMNS, open_for_query, run_of
+from ..queries.store_access import kept_places, open_for_query, run_of
 from ..training.run_facts import has_text, ranking_of
 from .jobs import PATIENCE, Jobs, Unfinished
 from .kept import KeptResults
@@ -89,8 +89,9 @@ class Findings:
         Raises:
             StaleRows: rows came or went meanwhile.
         """
-        self.rows.look()
-        numbers, count = self.rows.key, len(self.rows.ids)
+        with self.rows.lock:
+            self.rows.look()
+            numbers, count = self.rows.key, len(self.rows.ids)
         found = self.asked(key, work, known, wait, of=numbers)
         if len(found) != count:
             self.rows.look()
@@ -130,12 +131,9 @@ class Findings:
         """Give each image its place on the map: (n, 2); first places while images are still to come."""
         if self.filling is not None and self.filling.goes_on(len(self.rows.ids)):
             return first_places(self.store)
-        kept = all(self.store.columns.get(name) == "number" for name in MAP_COLUMNS)
-        if kept:
-            columns = [self.store.rows([name])[name].to_numpy() for name in MAP_COLUMNS]
-            found = np.stack(columns, axis=1).astype(np.float32)
-            if len(found) == len(self.rows.ids) and np.isfinite(found).all():
-                return found
+        found = kept_places(self.store)
+        if found is not None and len(found) == len(self.rows.ids):
+            return found
         return self.kept.array("map", lambda: self._task("map"))
 
     def anomaly_score(self) -> npt.NDArray[np.float32]:

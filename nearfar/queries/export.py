@@ -33,7 +33,7 @@ from ..images.thumbnails import checked, thumbnail
 from ..stores import VectorStore
 from ..stores.import_export import export as write_table
 from ..training.run import is_run
-from .store_access import MAP_COLUMNS, open_for_query
+from .store_access import MAP_COLUMNS, kept_places, open_for_query
 
 if TYPE_CHECKING:
     from ..exports import ExportedEncoder
@@ -148,16 +148,6 @@ def _beside(address: str, to: str) -> Path:
     return folder.with_name(f"{folder.stem}-{to}{SUFFIXES[to]}")
 
 
-def _places(store: VectorStore, ids: list[str], x: Any) -> Any:
-    """Read the 2-D coordinates that the store keeps, or compute them."""
-    if all(store.columns.get(name) == "number" for name in MAP_COLUMNS):
-        kept = store.rows(list(MAP_COLUMNS), ids=ids)
-        found = np.stack([kept[name].to_numpy() for name in MAP_COLUMNS], axis=1)
-        if np.isfinite(found).all():
-            return found
-    return project(x)
-
-
 def _atlas(store: VectorStore, path: Path) -> Exported:
     """Write one Parquet file: coordinates, neighbours by row number, and thumbnails as image bytes."""
     import pyarrow as pa
@@ -173,7 +163,8 @@ def _atlas(store: VectorStore, path: Path) -> Exported:
         {"ids": mine, "distances": far}
         for mine, far in zip(who.tolist(), (1 - near).clamp(min=0).tolist(), strict=True)
     ]
-    places = _places(store, ids, x)
+    kept = kept_places(store, ids)
+    places = project(x) if kept is None else kept
     pictures = [
         {"bytes": checked(data)}
         for low in range(0, len(ids), CHUNK)

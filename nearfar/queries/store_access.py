@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -91,6 +91,20 @@ def replace_columns(store: VectorStore, values: Mapping[str, Mapping[str, Value]
     what, are = ("column", "is") if len(names) == 1 else ("columns", "are")
     many = counted(len(others), f"other {store.info.one}")
     return (f"The {what} {' and '.join(names)} of {many} held what an earlier run wrote, and {are} emptied.",)
+
+
+def kept_places(store: VectorStore, ids: Sequence[str] | None = None) -> npt.NDArray[np.float32] | None:
+    """Read the 2-D coordinates that `map` has kept, (n, 2), if every one of some rows has them.
+
+    Args:
+        store: the store.
+        ids: the rows wanted, in this order; default all, sorted by id.
+    """
+    if not all(store.columns.get(name) == "number" for name in MAP_COLUMNS):
+        return None  # none, or columns of the user's own
+    table = store.rows(list(MAP_COLUMNS), ids=ids)
+    found = np.stack([table[name].to_numpy() for name in MAP_COLUMNS], axis=1).astype(np.float32)
+    return found if np.isfinite(found).all() else None
 
 
 def check_limit(limit: int) -> int:

@@ -293,7 +293,7 @@ def _from_npz(path: Path) -> Opened:
     if ids is None or ids.ndim != 1 or not good or len(ids) != len(vectors):
         raise NearfarError(f"{path} needs the arrays ids, n names, and vectors, (n, d) numbers.")
     for one, other in (("label", "labels"), ("id", "ids")):
-        if one in held and (other in held or other == "ids"):
+        if {one, other} <= {*held, "ids"}:
             raise NearfarError(f"{path} has the arrays {one} and {other}; keep one.")
     named = {"labels": "label", **{f"{_COLUMN}{name}": name for name in _TAKEN}}
     words = {"id": ids, **{named.get(name, name): array for name, array in held.items()}}
