@@ -144,15 +144,11 @@ class Server:
                 connection.run("commit")
             except (self._driver.InterfaceError, OSError):
                 raise
-            except self._driver.DatabaseError:
+            except BaseException:
                 try:
                     connection.run("rollback")
-                except (self._driver.InterfaceError, OSError):  # the server has ended the connection
+                except Exception:  # the connection has ended, or is in the middle of an answer
                     self.close()
-                raise
-            except BaseException:
-                with suppress(Exception):
-                    connection.run("rollback")
                 raise
 
     def run(self, text: str, **values: Any) -> list[list[Any]]:
