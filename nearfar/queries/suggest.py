@@ -67,8 +67,8 @@ def suggest(
         those = "" if where is None else " that meets --where"
         raise NearfarError(
             f"each {opened.info.one}{those} has a label that was accepted from a classifier, and none is "
-            f"left; look at these labels: nearfar label-errors {shlex.quote(opened.address)} --column {column} "
-            "--accepted"
+            f"left; look at these labels: nearfar label-errors {shlex.quote(opened.address)} "
+            f"--column {column} --accepted"
         )
     labels, names = read_labels(opened, column, ids)
     found = suggest_rows(x, labels, limit, method=method, seed=seed)
