@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 
 import nearfar
 from nearfar.core.errors import NearfarError
+from nearfar.data.modalities import modality
 from nearfar.features.extract import fingerprint
 from nearfar.health import verdict
 from nearfar.health.verdict import judge
@@ -91,6 +94,22 @@ def test_without_holdout_images_the_others_tell_how_hard_the_views_are() -> None
         names.append(found and found.name)
     # What was learnt by heart shows only beside images that were not learnt from.
     assert names == ["views too easy", "views too hard", "healthy"]
+
+
+@pytest.mark.parametrize("name", ["images", "sound", "text", "pairs"])
+def test_advice_on_views_names_settings_that_the_kind_of_data_has(name: str) -> None:
+    kind = modality(name)
+    settings = {field.name for field in dataclasses.fields(kind.views)}
+    easy = judge([{**START, "partner_holdout": 0.99}, *course(0.1, 0.2)[1:]], kind=kind)
+    blind = {**START, "partner_holdout": 0.01}
+    hard = judge([blind, *course(0.03, 0.03, partner_holdout=0.002)[1:]], kind=kind)
+    for found, verdict_name in ((easy, "views too easy"), (hard, "views too hard")):
+        assert found is not None and found.name == verdict_name
+        flags = {flag.replace("-", "_") for flag in re.findall(r"--([\w-]+)", found.advice)}
+        assert flags and flags <= settings | {"temperature"}
+        assert "{" not in found.advice
+    unlearnt = judge(course(0.40), evaluation=labelled("worse", "worse"), kind=kind)
+    assert unlearnt is not None and f"such as {kind.differ_by}," in unlearnt.advice
 
 
 def test_few_images_have_to_show_more_than_chance_does() -> None:

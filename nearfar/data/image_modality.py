@@ -33,6 +33,9 @@ class ImageModality(Modality):
 
     name = IMAGES
     noun = "images"
+    easier = "raise --crop-min and lower --jitter and the strengths of colour"
+    harder = "lower --crop-min and raise --jitter and the strengths of colour"
+    differ_by = "colour"
     unit = "px"
     views = Views
     suffixes = SUFFIXES

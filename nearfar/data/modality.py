@@ -52,6 +52,13 @@ class Modality(ModalityInputs):
         """The word for one example."""
         return self.noun[:-1]
 
+    easier: ClassVar[str] = "let views change less"
+    harder: ClassVar[str] = "let views change more"
+    """Advice where an untrained network finds next to no partners among views, or nearly all."""
+
+    differ_by: ClassVar[str] = "strength"
+    """Something that classes may differ by, and that views change."""
+
     unit: ClassVar[str] = "places"
     """What the size of an input counts."""
 

@@ -27,6 +27,9 @@ class SoundModality(Modality):
 
     name = "sound"
     noun = "clips"
+    easier = "raise --keep and lower --stretch, --shift, --warp and --masks"
+    harder = "lower --keep and raise --stretch, --shift, --warp and --masks"
+    differ_by = "pitch"
     unit = "frames"
     views = SoundViews
     preprocess = SoundPreprocess

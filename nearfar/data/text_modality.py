@@ -27,6 +27,9 @@ class TextModality(Modality):
 
     name = "text"
     noun = "texts"
+    easier = "lower --deletion"
+    harder = "raise --deletion"
+    differ_by = "single words"
     unit = "tokens"
     views = TextViews
     preprocess = TextPreprocess

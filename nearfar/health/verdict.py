@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..core.text import counted
+from ..data.modalities import IMAGES, modality
+from ..data.modality import Modality
 from ..methods.base import Expects
 
 Line = Mapping[str, Any]
@@ -36,6 +38,7 @@ SOLVED = 0.99  # share of its own task that a method solves where something triv
 SHORT = 100  # steps below which neither health nor collapse nor a lack of learning is told from a start,
 SHORT_PASSES = 200  # nor below these where no image was seen twice: recorded runs so long are judged rightly
 CHECKS = 4  # health checks, with the untrained network's, from which a trend is told
+EASIER, HARDER = "{easier}", "{harder}"  # views: stand for what the kind of data says of its settings
 LATE, GAIN = 0.6, 0.1  # a run still improves if this last part of it brought such a share of all it gained
 
 
@@ -62,7 +65,7 @@ def judge(
     expects: Expects = Expects(),
     evaluation: Mapping[str, Any] | None = None,
     start: str = "",
-    noun: str = "images",
+    kind: Modality | None = None,
 ) -> Verdict | None:
     """Judge a run by its evaluation on labelled images, if there is one, and its health checks so far.
 
@@ -72,17 +75,17 @@ def judge(
         expects: what the method says that the figures mean.
         evaluation: of its encoder, as in `evaluation.json`.
         start: the encoder that training started from, if it did from one.
-        noun: the word for the examples.
+        kind: of the data; images if not given.
 
     Returns:
         The verdict: worse than its start, not better than an untrained network, too early to tell, full
         collapse, dimensional collapse, not learning, views too easy, views too hard, task too easy,
         over-fitting, still improving, saturating or healthy; None where there is too little to judge by.
     """
+    kind = kind or modality(IMAGES)
     seen = _seen(lines, expects)
-    if seen is not None and noun != "images":
-        reason, advice = (re.sub(r"\bimages\b", noun, text) for text in (seen.reason, seen.advice))
-        seen = replace(seen, reason=reason, advice=advice)
+    if seen is not None:
+        seen = replace(seen, reason=_in_words_of(kind, seen.reason), advice=_in_words_of(kind, seen.advice))
     if seen is not None and start:
         seen = replace(seen, reason=seen.reason.replace("the untrained network", "its start"))
     if start and (worse := _worse(evaluation or {}, start, expects)):
@@ -96,10 +99,16 @@ def judge(
     if "better" in outcomes and "worse" not in outcomes:
         # What health has found wrong stands, also where labels show a gain.
         return seen if seen is None or seen.bad else replace(seen, reason=f"{seen.reason}; {said}")
-    advice = "choose views that keep what your classes differ by, such as colour, or train longer"
+    advice = f"choose views that keep what your classes differ by, such as {kind.differ_by}, or train longer"
     if seen is not None and (seen.bad or seen.name == TOO_EARLY):
         said, advice = f"{said}; health: {seen.name}, {seen.reason}", seen.advice
     return Verdict("not better than an untrained network", said, advice)
+
+
+def _in_words_of(kind: Modality, text: str) -> str:
+    """Say of one kind of data what is written of images, and which of its settings change views."""
+    text = text.replace(EASIER, kind.easier).replace(HARDER, kind.harder)
+    return re.sub(r"\bimages\b", kind.noun, text)
 
 
 def _worse(evaluation: Mapping[str, Any], start: str, expects: Expects) -> Verdict | None:
@@ -192,7 +201,7 @@ def _hard(start: Line, now: Line, expects: Expects) -> Verdict | None:
         "views too hard",
         f"among {images} it finds {after:.1%} of the partners and the untrained network {before:.1%}, "
         f"hardly more than by chance",
-        "raise --crop-min and lower --jitter and the strengths of colour, or raise --temperature",
+        f"{EASIER}, or raise --temperature",
     )
 
 
@@ -222,7 +231,7 @@ def _easy(start: Line, now: Line, expects: Expects) -> Verdict | None:
     return Verdict(
         "views too easy",
         f"even the untrained network finds {found:.0%} of the partners",
-        "lower --crop-min and raise --jitter and the strengths of colour",
+        HARDER,
     )
 
 

@@ -86,13 +86,12 @@ class HealthMonitor:
             return None
         self._add(step.number, method.encoder, step.watched)
         self.next = step.number + self._stride(step.plan.steps)
-        noun = self.job.wanted.kind.noun
-        start = self.job.wanted.training.weights or ""
-        before, self.verdict = self.verdict, judge(self.lines, self.expects, start=start, noun=noun)
+        kind, start = self.job.wanted.kind, self.job.wanted.training.weights or ""
+        before, self.verdict = self.verdict, judge(self.lines, self.expects, start=start, kind=kind)
         if step.last:
             share = self.spent / max(time.monotonic() - self.began, 1e-9)
             progress.say(
-                f"{describe(self.lines[-1], noun)} Health checks took {100 * share:.1f} % of the time."
+                f"{describe(self.lines[-1], kind.noun)} Health checks took {100 * share:.1f} % of the time."
             )
             if self.verdict is not None:
                 progress.say(str(self.verdict))

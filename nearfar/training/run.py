@@ -118,8 +118,8 @@ class Run:
     def verdict(self) -> Verdict | None:
         """Judge the run by its last evaluation, if there is one, and by its health while it trained."""
         start = str(self.provenance.get("weights") or "")
-        noun = modality(self.preprocess.modality).noun
-        return judge(self.health(), _expects(self.config), self.evaluation(), start, noun)
+        kind = modality(self.preprocess.modality)
+        return judge(self.health(), _expects(self.config), self.evaluation(), start, kind)
 
     def evaluation(self) -> dict[str, Any] | None:
         """Read the last evaluation of this encoder, or nothing: an older encoder's does not count."""
