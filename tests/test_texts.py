@@ -103,6 +103,26 @@ def test_bad_rows_of_tables_are_named(tmp_path: Path) -> None:
     ]
 
 
+def test_the_first_row_may_lack_what_others_have(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"label": "x"}\n{"text": "a", "label": "x"}\n{"id": 1, "text": "b", "label": "y"}\n')
+    assert read(path)[1] == ["no text", ("a",), ("b",)]
+    assert read(f"{path}:text")[1] == ["no text", ("a",), ("b",)]
+    path.write_text('{"text": ""}\n{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n')
+    assert kinds.modality("text").open(path, labels=True).labels[1:] == ("x", "y")
+    table = tmp_path / "rows.csv"
+    table.write_text("id,label,text\nr1,x\nr2,y,a bird\n")
+    assert read(table)[1] == ["a column is missing", ("a bird",)]
+
+
+def test_a_column_of_labels_is_found_in_any_letters(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    parquet.write_table(pa.table({"Text": ["a", "b"], "Label": ["x", "y"]}), tmp_path / "rows.parquet")
+    assert kinds.modality("text").open(tmp_path / "rows.parquet", labels=True).labels == ("x", "y")
+
+
 def test_lines_are_read_in_any_unicode_and_however_they_end(tmp_path: Path) -> None:
     texts = ["zwei Vögel", "一只鸟", "a bird"]
     for code in ("utf-8", "utf-8-sig", "utf-16", "utf-32"):

@@ -14,13 +14,17 @@ from .csv_files import PATH_COLUMNS, from_windows, native_paths, open_text, read
 from .endings import LISTS
 from .folders import SUFFIXES as IMAGES
 from .folders import is_image_name
-from .named_files import located
+from .named_files import MayBeTexts, located
 from .names import Names
 from .source import FileSource, class_names, clean, label_of
 
 SUFFIXES = LISTS
 _BLOCK = 1 << 16  # characters, or rows, at a time
 _LABEL_COLUMNS = ("label", "class", "target", "category", "class_name")
+
+
+class NoColumn(NearfarError):
+    """A table has no column of the name that is looked for."""
 
 
 def column_of(path: Path, names: list[str], wanted: tuple[str, ...], what: str) -> int:
@@ -37,7 +41,7 @@ def column_of(path: Path, names: list[str], wanted: tuple[str, ...], what: str) 
         )
     refuse_no_heading(path, names, "path,label")
     found = ", ".join(repr(name) for name in names[:6])
-    raise NearfarError(
+    raise NoColumn(
         f"{path} has no column of {what}: rename one of its columns ({found}) to {wanted[0]!r}."
     )
 
@@ -213,7 +217,10 @@ def open_list(path: Path, *, labels: bool, suffixes: Collection[str] = IMAGES) -
     Raises:
         NearfarError: the list cannot be read, is empty, lacks a column, or none of its files is there.
     """
-    paths, marks = read_list(path, str(path), labels=labels)
+    try:
+        paths, marks = read_list(path, str(path), labels=labels)
+    except NoColumn as error:
+        raise MayBeTexts(str(error).removesuffix("."), "; or, ") from None
     named = None if marks is None else class_names(str(path), marks, len(paths), ids=paths)
     found = located(path, native_paths(paths, path.parent, path), suffixes)
     return FileSource(str(path), clean(found), named, path.parent, found)

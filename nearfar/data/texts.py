@@ -151,7 +151,7 @@ def _open_file(path: Path, columns: list[str], labels: bool) -> Source:
         if suffix == ".parquet":
             table = _parquet(path, columns, labels)
         elif suffix in (".jsonl", ".ndjson"):
-            table = _jsonl(path)
+            table = _jsonl(path, columns, labels)
         elif suffix in TABLES:
             table = _csv(path, columns, labels)
         else:
@@ -178,7 +178,8 @@ def _open_lines(path: Path) -> Source:
     return TextRows(str(path), clean(ids), None, rows.rows, rows.bad)
 
 
-Table = Iterator[tuple[int, Mapping[str, Any], str]]  # line, cells by column, why it is of no use
+Cells = Iterator[tuple[int, Mapping[str, Any], str]]  # line, cells by column, why it is of no use
+Table = tuple[list[str], Cells]  # names of the columns, and the rows
 
 
 def _csv(path: Path, columns: list[str], labels: bool) -> Table:
@@ -192,14 +193,29 @@ def _csv(path: Path, columns: list[str], labels: bool) -> Table:
         twice = next((name for name in (*texts, _named("id", names), *marks) if names.count(name) > 1), None)
         if twice is not None:
             raise NearfarError(f"{path} has two columns named {twice!r}; rename one.")
-    for line, row in lines:
-        bad = "a column is missing" if len(row) < len(names) else ""
-        if any(cell.strip() for cell in row[len(names) :]):
-            bad = "more cells than columns: a cell with a comma needs quotes"
-        yield line, dict(zip(names, row, strict=False)), bad
+
+    def cells() -> Cells:
+        for line, row in lines:
+            bad = "a column is missing" if len(row) < len(names) else ""
+            if any(cell.strip() for cell in row[len(names) :]):
+                bad = "more cells than columns: a cell with a comma needs quotes"
+            yield line, dict(zip(names, row, strict=False)), bad
+
+    return names, cells()
 
 
-def _jsonl(path: Path) -> Table:
+def _jsonl(path: Path, columns: list[str], labels: bool) -> Table:
+    names: dict[str, None] = {}
+    for _, held, _ in _json_objects(path):  # up to a line by which all that is looked for was seen
+        names |= dict.fromkeys(held)
+        lower = {name.lower() for name in names}
+        texts = all(_named(name, list(names)) in names for name in columns) if columns else lower & {*_USUAL}
+        if texts and (not labels or lower & {*_LABEL_COLUMNS}):
+            break
+    return list(names), _json_objects(path)
+
+
+def _json_objects(path: Path) -> Cells:
     for line, text in read_lines(path):
         if not text.strip():
             continue
@@ -208,26 +224,24 @@ def _jsonl(path: Path) -> Table:
         except (ValueError, RecursionError):
             yield line, {}, "no JSON"
             continue
-        yield (
-            line,
-            held if isinstance(held, dict) else {},
-            "" if isinstance(held, dict) else "no JSON object",
-        )
+        yield (line, held, "") if isinstance(held, dict) else (line, {}, "no JSON object")
 
 
 def _parquet(path: Path, columns: list[str], labels: bool) -> Table:
     import pyarrow.parquet as parquet
 
     names = list(parquet.read_schema(plain_path(path)).names)
-    columns = [_named(name, names) for name in columns]
-    wanted = [*(columns or [_usual(path, names)]), _named("id", names), *(_LABEL_COLUMNS if labels else ())]
-    line = 0
-    for batch in parquet.ParquetFile(plain_path(path)).iter_batches(
-        columns=[name for name in names if name in wanted]
-    ):
-        for row in batch.to_pylist():
-            line += 1
-            yield line, {**dict.fromkeys(names), **row}, ""
+    wanted = [*([_named(name, names) for name in columns] or [_usual(path, names)]), _named("id", names)]
+    kept = [name for name in names if name in wanted or (labels and name.lower() in _LABEL_COLUMNS)]
+
+    def cells() -> Cells:
+        line = 0
+        for batch in parquet.ParquetFile(plain_path(path)).iter_batches(columns=kept):
+            for row in batch.to_pylist():
+                line += 1
+                yield line, row, ""
+
+    return names, cells()
 
 
 def _named(name: str, names: Sequence[str]) -> str:
@@ -257,21 +271,21 @@ def _usual(path: Path, names: Sequence[str]) -> str:
 
 def _from_table(path: Path, table: Table, columns: list[str], labels: bool) -> Source:
     """Take the columns wanted of a table."""
-    rows, ids, marks, label, ident = _Rows(), [], [], None, "id"
-    for line, cells, bad in table:
-        names = list(cells)
-        if not bad or cells:
-            columns = columns or [_usual(path, names)]
-            if not rows.rows:
-                columns, ident = [_named(name, names) for name in columns], _named("id", names)
-            lacking = next((name for name in columns if name not in cells), None)
-            if lacking is not None and not rows.rows:
-                raise NearfarError(f"{path} has no column {lacking!r}; {nearest(lacking, names)}")
-            bad = bad or (f"no {lacking}" if lacking is not None else "")
-            if labels and label is None:
-                label = next((name for name in names if name.lower() in _LABEL_COLUMNS), None)
-                if label is None:
-                    raise NearfarError(f"{path} has no column of labels; call it 'label'.")
+    names, lines = table
+    ident, label = _named("id", names), None
+    if names:
+        columns = [_named(name, names) for name in columns] or [_usual(path, names)]
+        unknown = next((name for name in columns if name not in names), None)
+        if unknown is not None:
+            raise NearfarError(f"{path} has no column {unknown!r}; {nearest(unknown, names)}")
+        if labels:
+            label = next((name for name in names if name.lower() in _LABEL_COLUMNS), None)
+            if label is None:
+                raise NearfarError(f"{path} has no column of labels; call it 'label'.")
+    rows, ids, marks = _Rows(), [], []
+    for line, cells, bad in lines:
+        lacking = next((name for name in columns if name not in cells), None)
+        bad = bad or (f"no {lacking}" if lacking is not None else "")
         rows.add([cells.get(name) for name in columns] if not bad else [], bad)
         own = cells.get(ident)
         ids.append(str(own) if own not in (None, "") else f"{path.name}:{line}")
