@@ -277,7 +277,7 @@ def test_what_is_said_of_a_run_on_texts_says_texts(
     nearfar.pretrain(source, out=tmp_path / "run", **{**TINY, "steps": 4, "batch_size": 64})
     told = "\n".join([*said, str(nearfar.check(source, **TINY).plan), str(nearfar.load(run).verdict())])
     assert "40 texts at 32 tokens" in told and "there are 40 texts, fewer than a batch" in told
-    assert "1 unusable texts are skipped" in told and "health on 32 training texts" in told
+    assert "1 unusable text is skipped" in told and "health on 32 training texts" in told
     assert "40 to train on, views of 32 tokens" in told and "texts/s" in told
     assert "image" not in told and " px" not in told
 

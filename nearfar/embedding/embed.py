@@ -22,6 +22,7 @@ from ..core.atomic import refuse_address
 from ..core.config import to_json
 from ..core.device import cores
 from ..core.errors import NearfarError
+from ..core.text import counted
 from ..data.box_list import open_boxes
 from ..data.modalities import modality_of
 from ..data.open import open_data
@@ -382,6 +383,6 @@ def _embed(job: _Job, source: Source, path: Path | None, journal: Journal | None
         files.write_vectors(path, result.ids, result.vectors, result.labels, facts)
         write_rejected_beside(path, rejected)
         if rejected:
-            noun = modality_of(source).noun
-            progress.say(f"{len(rejected):,} unusable {noun} are skipped; {path}.rejected.csv lists them.")
+            many = counted(len(rejected), f"unusable {modality_of(source).one} is")
+            progress.say(f"{many} skipped; {path}.rejected.csv lists them.")
     return result

@@ -219,7 +219,8 @@ class Job:
         }
         bad = (*data.rejected, *(tests.rejected if tests else ()))
         if bad:
-            progress.say(f"{len(bad):,} unusable {self.kind.noun} are skipped; rejected.csv lists them.")
+            many = counted(len(bad), f"unusable {self.kind.one} is")
+            progress.say(f"{many} skipped; rejected.csv lists them.")
         write_rejected(self.folder / "rejected.csv", bad)
         checkpoint.write_json(self.folder / "config.json", config)
 

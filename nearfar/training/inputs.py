@@ -14,6 +14,7 @@ from .. import methods
 from ..core import distributed, progress
 from ..core.config import build, flag_of, to_json
 from ..core.errors import NearfarError
+from ..core.text import counted
 from ..data.dataset import Dataset, FileDataset, ImageDataset, Subset, one_colour
 from ..data.source import Source
 from ..models import libraries
@@ -126,9 +127,8 @@ def read_images(source: Source, wanted: RunConfig) -> ImageDataset | FileDataset
             short_side=wanted.training.short_side,
         )
     if distributed.first() and dataset.rejected:
-        progress.say(
-            f"{len(dataset.rejected):,} unusable {wanted.kind.noun} are skipped; rejected.csv lists them."
-        )
+        many = counted(len(dataset.rejected), f"unusable {wanted.kind.one} is")
+        progress.say(f"{many} skipped; rejected.csv lists them.")
     if len(dataset) > 1 and one_colour(
         dataset.gather(np.arange(0, len(dataset), -(-len(dataset) // LOOKED_AT)))
     ):
