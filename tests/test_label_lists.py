@@ -12,8 +12,10 @@ import pytest
 from small_sources import png, refuses
 
 from nearfar.core.errors import NearfarError
+from nearfar.data import labels
 from nearfar.data.csv_files import read_rows
 from nearfar.data.groups import read_groups
+from nearfar.data.source import places_of, real_places
 from nearfar.data.sources import open_source
 from nearfar.data.texts import open_texts
 from nearfar.finetuning.many_labels import open_many, read_many
@@ -111,6 +113,17 @@ def test_lists_of_every_unicode_and_separator(place: Path, encoding: str, betwee
     text = f"path{between}label\r\na.png{between}ä\r\nb.png{between}\N{CAT FACE}\r\n"
     found = open_source(listed(place, text, encoding=encoding), labels=True)
     assert found.labels == ("ä", "\N{CAT FACE}") and list(found.ids) == ["a.png", "b.png"]
+
+
+def test_a_zero_byte_in_a_cell_spoils_that_row_alone(place: Path) -> None:
+    rows = listed(place, "path,label,group\na.png,x,g\nb\0.png,y,h\nsub\0/c.png,y,h\n")
+    source = open_source(rows, labels=True)
+    assert source.labels == ("x", "y", "y") and len(places_of(source)) == 3
+    assert list(real_places(["sub\0/c.png"])) == ["sub\0/c.png"]
+    assert labels.from_list(open_source(rows), rows).labels == ("x", "y", "y")
+    assert read_groups(rows).numbers([(source, list(source.ids))])[0].tolist() == [0, 1, 1]
+    texts = open_texts(listed(place, "id,text\n1,a ship\n2,a\0cow\n3,a tram\n", "t.csv"))
+    assert texts.ids == ["1", "2", "3"] and "NUL" in texts.bad[1]
 
 
 def test_nested_labels_are_refused_and_bytes_are_words(place: Path) -> None:

@@ -32,7 +32,7 @@ def test_tables_with_several_captions_an_image_are_read_and_bad_lines_named(tmp_
         (tmp_path / f"{name}.png").write_bytes(png())
     lines = [
         b"path,caption",
-        b"a.png,a red box" + b" and another" * 30,
+        b"a.png,a red box",
         b"b.png,two boxes",
         b"a.png,one box",
         b"missing.png,not there",
@@ -45,7 +45,7 @@ def test_tables_with_several_captions_an_image_are_read_and_bad_lines_named(tmp_
     (tmp_path / "captions.csv").write_bytes(b"\n".join(lines) + b"\n")
     source = open_pairs(tmp_path)
     assert source.modality == "pairs" and source.ids == ["a.png", "b.png", "missing.png", "c.png", "d.png"]
-    assert source.captions[0] == ("a red box" + " and another" * 30, "one box") and source.captions[1] == (
+    assert source.captions[0] == ("a red box", "one box") and source.captions[1] == (
         "two boxes",
     )
     aside = {one.id: one.reason for one in source.set_aside}
@@ -158,7 +158,7 @@ def test_tables_of_which_no_pair_can_be_learnt_are_named(tmp_path: Path) -> None
     (tmp_path / "a.png").touch()
     for text, words in [
         (b"", "captions.csv has no column of paths: its first line is empty"),
-        (b"path,caption\na.png,x\0y\n", "is not UTF-8 text: it holds NUL bytes"),
+        ("path,caption\na.png,x\n".encode("utf-16-le"), "is not UTF-8 text: it holds NUL bytes"),
         (b"path,caption\na.png,a cat\nb.png,a cat\n", "have the same captions"),
     ]:
         (tmp_path / "captions.csv").write_bytes(text)

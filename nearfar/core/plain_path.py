@@ -22,3 +22,15 @@ def plain_path(path: str | os.PathLike[str]) -> str:
         path: of a file or folder, which need not be there.
     """
     return os.path.abspath(path)
+
+
+def real_path(path: str | os.PathLike[str]) -> str:
+    """Write a path without links and from the root on.
+
+    Args:
+        path: of a file or folder, which need not be there; one that no system can have stays as it is.
+    """
+    try:
+        return os.path.realpath(path)
+    except ValueError:  # it holds a zero byte
+        return os.fspath(path)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import NearfarError
+from ..core.plain_path import real_path
 from ..core.text import counted
 from . import lists
 from .csv_files import native_paths
@@ -123,7 +124,7 @@ def from_list(source: Source, file: str | Path) -> Source:
     labels: dict[str, str] = {}
     classes = class_names(str(path), marks or (), len(names), ids=names)
     for name, own, label in zip(clean(native), native, classes, strict=True):
-        for key in {name, own, os.path.realpath(path.parent / own)}:
+        for key in {name, own, real_path(path.parent / own)}:
             if (known := labels.setdefault(key, label)) != label:
                 raise NearfarError(
                     f"{file} gives {name} two labels, {known!r} and {label!r}; keep one row, or fine-tune "

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..core.errors import NearfarError
+from ..core.plain_path import real_path
 from ..core.progress import say
 from .csv_files import from_windows
 from .folders import SUFFIXES, is_image_name
@@ -159,8 +160,8 @@ def place_of(root: str | Path, name: str) -> str:
     plain = portable(name)
     for form in dict.fromkeys((name, plain, unicodedata.normalize("NFD", plain))):
         if os.path.lexists(os.path.join(root, form)):
-            return os.path.realpath(os.path.join(root, form))
-    return os.path.realpath(os.path.join(root, name))
+            return real_path(os.path.join(root, form))
+    return real_path(os.path.join(root, name))
 
 
 def _look_up(listed: Mapping[str, T], ids: Sequence[str], places: Sequence[str]) -> list[T | None]:

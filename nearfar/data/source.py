@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.errors import NearfarError
+from ..core.plain_path import real_path
 from ..core.progress import Bar
 from ..core.text import bytes_of, counted
 from ..core.threads import map_in_order
@@ -146,7 +147,7 @@ def places_of(source: Source) -> list[str]:
     """
     if not isinstance(source, FileSource):
         return []
-    return [os.path.realpath(source.root / path) for path in source.paths]
+    return [real_path(source.root / path) for path in source.paths]
 
 
 def real_places(paths: Iterable[str]) -> Iterator[str]:
@@ -165,7 +166,7 @@ def real_places(paths: Iterable[str]) -> Iterator[str]:
     for path in paths:
         folder, name = os.path.split(path)
         if folder not in real:
-            real[folder] = os.path.realpath(folder)
+            real[folder] = real_path(folder)
         yield os.path.join(real[folder], name)
 
 
