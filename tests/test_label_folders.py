@@ -47,7 +47,7 @@ def test_two_readings_are_asked_about(tmp_path: Path) -> None:
     assert plain.labels is None and plain.ids[0] == "dairy/milk/1.png"
     assert by_level(plain, 1).labels == ("dairy", "fruit", "fruit", "fruit")
     assert by_level(plain, -1).labels == by_level(plain, 2).labels == ("milk", "apple", "apple", "pear")
-    with pytest.raises(NearfarError, match="holds 4 images in fewer than 3 folders"):
+    with pytest.raises(NearfarError, match="holds 4 files in fewer than 3 folders"):
         by_level(plain, 3)
     with pytest.raises(NearfarError, match="--label-level 0 names no folder"):
         by_level(plain, 0)

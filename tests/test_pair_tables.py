@@ -45,9 +45,7 @@ def test_tables_with_several_captions_an_image_are_read_and_bad_lines_named(tmp_
     (tmp_path / "captions.csv").write_bytes(b"\n".join(lines) + b"\n")
     source = open_pairs(tmp_path)
     assert source.modality == "pairs" and source.ids == ["a.png", "b.png", "missing.png", "c.png", "d.png"]
-    assert source.captions[0] == ("a red box", "one box") and source.captions[1] == (
-        "two boxes",
-    )
+    assert source.captions[0] == ("a red box", "one box") and source.captions[1] == ("two boxes",)
     aside = {one.id: one.reason for one in source.set_aside}
     assert aside == {
         "captions.csv:8": "caption: no text: it holds NUL bytes",

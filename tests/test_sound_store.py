@@ -61,6 +61,13 @@ def test_the_uses_of_a_store_work_on_sound(there: tuple[Path, nearfar.Run, Vecto
     assert len(named.ids) > 0
 
 
+def clips_at(root: Path, *names: str) -> Path:
+    """Write a folder with a vowel at each of these places."""
+    for name in names:
+        small_sounds.write(root / name, small_sounds.vowel("ah", 130))
+    return root
+
+
 def test_nothing_said_of_clips_calls_them_images(
     there: tuple[Path, nearfar.Run, VectorStore], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -75,10 +82,23 @@ def test_nothing_said_of_clips_calls_them_images(
         nearfar.embed(run, root / "clips", out=tmp_path / "parts", part="1/1"),
         nearfar.embed(run, join=tmp_path / "parts", out=tmp_path / "joined.npz"),
         nearfar.store(store.address),
+        nearfar.anomalies(store, normal="label != 'ee'", anomalous="label = 'ee'", fpr=0.4, k=1, limit=2),
     ]
     for wrong in (
         lambda: nearfar.search(store, id="none.wav"),
         lambda: nearfar.curate(store, limit=1000),
+        lambda: nearfar.anomalies(store, normal="id < 'ah/ah-130'"),
+        lambda: nearfar.anomalies(store, normal="label = 'ah'", k=1, fpr=0.01),
+        lambda: nearfar.anomalies(store, anomalous="label != 'none'"),
+        lambda: nearfar.search(store, text="ah"),
+        lambda: nearfar.search(store),
+        lambda: nearfar.embed(
+            run, clips_at(tmp_path / "loose", "a.wav", "ah/b.wav"), store=tmp_path / "loose.nf", labels=True
+        ),
+        lambda: nearfar.evaluate(run, train=root / "clips", test=clips_at(tmp_path / "other", "oh/a.wav")),
+        lambda: nearfar.evaluate(
+            run, train=clips_at(tmp_path / "one", "oh/a.wav", "oh/b.wav"), test=tmp_path / "other"
+        ),
         lambda: nearfar.label_errors(store, where="id = 'ee/noise.wav'"),
         lambda: store.vectors(ids=["none.wav"]),
     ):

@@ -47,7 +47,7 @@ def test_a_flat_folder_is_refused_in_a_sentence_before_the_first_step(photos, tm
     words = ["pretrain", str(photos), "--method", "supervised", "--out", str(tmp_path / "run")]
     assert main(words) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "96 images outside any class folder" in said
+    assert said.count("\n") == 1 and "96 files outside any class folder" in said
     assert "move each into a folder of its class, or give a .csv with labels" in said
     assert not (tmp_path / "run").exists()
 

@@ -16,6 +16,7 @@ import nearfar
 from nearfar.analysis.bm25 import BM25, together
 from nearfar.core.errors import NearfarError
 from nearfar.data import modalities as kinds
+from nearfar.data.open import open_data
 from nearfar.evaluation.similar_texts import RankCorrelation, SimilarTexts
 from nearfar.stores import open_store
 from nearfar.text import tokenizer
@@ -115,6 +116,12 @@ def test_uses_work_on_a_store_of_texts(run: Path, tmp_path: Path) -> None:
     assert len(set(nearfar.clusters(store, n_clusters=3).columns["cluster"])) == 3
     assert len(nearfar.label_errors(store).ids) == 45
     assert len(nearfar.image_map(store).ids) == 45
+    balanced = nearfar.curate(store, limit=12, out=tmp_path / "balanced.csv")
+    assert balanced.columns["text"][0] == texts[int(balanced.ids[0])]
+    assert sorted(open_data(f"{tmp_path}/balanced.csv:text").ids) == sorted(balanced.ids)
+    for refused, what in (({"heat_maps": tmp_path / "heat"}, "heat maps"), ({"parts": True}, "parts")):
+        with pytest.raises(NearfarError, match=f"holds text, and {what} are of images; leave --"):
+            nearfar.anomalies(store, **refused)
     nearfar.store(store, export_file=tmp_path / "texts.csv")
     assert texts[0] in (tmp_path / "texts.csv").read_text(encoding="utf-8")
 

@@ -42,10 +42,14 @@ class Threshold:
 
     def __str__(self) -> str:
         """Say what is guaranteed."""
+        return self.said()
+
+    def said(self, noun: str = "images") -> str:
+        """Say what is guaranteed of `noun`, such as clips."""
         return (
-            f"Above {self.value:.4g} an image is flagged: at most {100 * self.fpr:g} % of new normal images "
-            f"like the {self.held_out:,} held out, on average; with these, {100 * self.low:.1f} to "
-            f"{100 * self.high:.1f} % in {10 * CONFIDENCE:.0f} of 10 cases."
+            f"{noun.capitalize()} above {self.value:.4g} are flagged: at most {100 * self.fpr:g} % of new "
+            f"normal {noun} like the {self.held_out:,} held out, on average; with these, "
+            f"{100 * self.low:.1f} to {100 * self.high:.1f} % in {10 * CONFIDENCE:.0f} of 10 cases."
         )
 
 
@@ -76,10 +80,14 @@ class DetectionScores:
 
     def __str__(self) -> str:
         """Write both figures with their intervals."""
+        return self.said()
+
+    def said(self, noun: str = "images") -> str:
+        """Write both figures with their intervals, and what they are of; `noun` ends with s."""
         figures = [f"{value:.3f} ({low:.3f} to {high:.3f})" for value, low, high in (self.auroc, self.ap)]
         return (
             f"AUROC {figures[0]}, average precision {figures[1]}: "
-            f"{counted(self.anomalous, 'anomalous image')} among {self.normal:,} normal ones."
+            f"{counted(self.anomalous, f'anomalous {noun[:-1]}')} among {self.normal:,} normal ones."
         )
 
 
@@ -135,6 +143,7 @@ def score_anomalies(
     k: int | None = None,
     fpr: float = 0.05,
     seed: int = 0,
+    noun: str = "images",
 ) -> AnomalyScores:
     """Score images by how anomalous they are.
 
@@ -148,6 +157,7 @@ def score_anomalies(
         method, k: as for `detector`; with None, k is 5 among normal images, and else `neighbour`.
         fpr: false-positive rate: share of normal images that may be flagged, above 0 and below 1.
         seed: random seed of the halves and the trees.
+        noun: the word for what is scored, in errors.
 
     Returns:
         Scores; `unseen` leaves out the half that was fitted on.
@@ -163,8 +173,8 @@ def score_anomalies(
     known = np.flatnonzero(normal)
     if len(known) < 2 * max(2, k):
         raise NearfarError(
-            f"{counted(len(known), 'normal image is')} too few for k = {k}: half of them are held out; "
-            f"name at least {2 * max(2, k)}."
+            f"{counted(len(known), f'normal {noun[:-1]} is')} too few for k = {k}: half of them are held "
+            f"out; name at least {2 * max(2, k)}."
         )
     known = known[rng.permutation(rng.fold(seed, "held-out normal images"), len(known))]
     fitted, held = np.split(known, [len(known) // 2])
@@ -174,7 +184,7 @@ def score_anomalies(
     at_zero = method != "csi" and centred(x[fitted])  # for both detectors, so that all scores are of one kind
     scores[rest] = detector(x[fitted], method, k, seed, at_zero=at_zero)(x[rest])
     scores[fitted] = detector(x[held], method, k, seed, at_zero=at_zero)(x[fitted])
-    return AnomalyScores(scores, rest, threshold(scores[held], fpr))
+    return AnomalyScores(scores, rest, threshold(scores[held], fpr, noun))
 
 
 def check_detection(method: str, k: int | None, fpr: float) -> None:
@@ -195,12 +205,13 @@ def _check_rate(fpr: float) -> None:
         raise NearfarError(f"--fpr is {fpr:g}; it must lie between 0 and 1, such as 0.05.")
 
 
-def threshold(held: Scores, fpr: float) -> Threshold:
+def threshold(held: Scores, fpr: float, noun: str = "images") -> Threshold:
     """Choose the score above which images are flagged.
 
     Args:
         held: (m,) scores of normal images that the detector was not fitted on.
         fpr: false-positive rate: share of normal images that may be flagged, above 0 and below 1.
+        noun: the word for what is scored, in errors.
 
     Returns:
         The lowest of the held-out scores that keeps the guarantee.
@@ -215,20 +226,21 @@ def threshold(held: Scores, fpr: float) -> Threshold:
     if value is None:
         least = conformal.least_count(fpr)
         raise NearfarError(
-            f"{len(held)} held-out normal images cannot guarantee {100 * fpr:g} % false positives; name "
-            f"at least {2 * least:,} normal images, or allow a higher rate with --fpr."
+            f"{len(held)} held-out normal {noun} cannot guarantee {100 * fpr:g} % false positives; name "
+            f"at least {2 * least:,} normal {noun}, or allow a higher rate with --fpr."
         )
     low, high = betaincinv(above, len(held) + 1 - above, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Threshold(value, fpr, len(held), float(low), float(high))
 
 
-def score_detection(scores: Scores, anomalous: Flags, seed: int = 0) -> DetectionScores:
+def score_detection(scores: Scores, anomalous: Flags, seed: int = 0, noun: str = "images") -> DetectionScores:
     """Evaluate scores on images that are known to be normal or anomalous.
 
     Args:
         scores: (n,), higher is more anomalous.
         anomalous: (n,) bool, with some of either kind.
         seed: random seed of the resamples, of anomalous and of normal images apart.
+        noun: the word for what is scored, in errors.
 
     Returns:
         AUROC and average precision, each with its 95 % bootstrap interval.
@@ -240,7 +252,7 @@ def score_detection(scores: Scores, anomalous: Flags, seed: int = 0) -> Detectio
     if many in (0, len(anomalous)):
         which = "all" if many else "none"
         raise NearfarError(
-            f"{which} of {len(anomalous):,} images are anomalous; give both normal and anomalous images."
+            f"{which} of {len(anomalous):,} {noun} are anomalous; give both normal and anomalous {noun}."
         )
     _, place = np.unique(-scores, return_inverse=True)
     kinds = (anomalous, ~anomalous)

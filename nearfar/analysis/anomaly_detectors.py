@@ -74,7 +74,7 @@ def detector(
         raise NearfarError(f"--method {method!r} is not an anomaly detector; {nearest(method, DETECTORS)}")
     if len(normal) < max(2, k):
         raise NearfarError(
-            f"{counted(len(normal), 'normal image is')} too few for k = {k}; give at least {max(2, k)}, or "
+            f"{counted(len(normal), 'normal example is')} too few for k = {k}; give at least {max(2, k)}, or "
             "a smaller k."
         )
     if method == "csi":

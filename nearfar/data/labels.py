@@ -50,7 +50,7 @@ def of_folders(folder: str, ids: Sequence[str], level: int | None = None) -> tup
     if short:
         where = "outside any class folder" if least == 1 else f"in fewer than {least} folders"
         raise NearfarError(
-            f"{folder} holds {counted(len(short), 'image')} {where}, such as {short[0]!r}, without a "
+            f"{folder} holds {counted(len(short), 'file')} {where}, such as {short[0]!r}, without a "
             "label; move each into a folder of its class, or give a .csv with labels."
         )
     if level is None:
@@ -66,7 +66,12 @@ def _only_level(folder: str, ways: Sequence[Sequence[str]]) -> int:
     deep = any(len(way) > 1 for way in ways)
     if all(is_split(name) for name in first):
         counts = ", ".join(f"{name} ({sum(way[0] == name for way in ways):,})" for name in first)
-        within = f", or --label-level -1 for the classes in all of them ({_some(inner)})" if deep else ""
+        within = (
+            ", or to nearfar evaluate, finetune or learning-curve --label-level -1 for the classes in all of "
+            f"them ({_some(inner)})"
+            if deep
+            else ""
+        )
         raise NearfarError(
             f"the first folders of {folder} are splits, not classes: {counts}; give one of them, such as "
             f"{folder.rstrip('/')}/{first[0]}{within}."

@@ -41,9 +41,7 @@ def column_of(path: Path, names: list[str], wanted: tuple[str, ...], what: str) 
         )
     refuse_no_heading(path, names, "path,label")
     found = ", ".join(repr(name) for name in names[:6])
-    raise NoColumn(
-        f"{path} has no column of {what}: rename one of its columns ({found}) to {wanted[0]!r}."
-    )
+    raise NoColumn(f"{path} has no column of {what}: rename one of its columns ({found}) to {wanted[0]!r}.")
 
 
 def refuse_no_heading(path: Path, names: Sequence[str], example: str) -> None:

@@ -12,7 +12,7 @@ from ..core.device import cores
 from ..core.errors import NearfarError
 from ..data.dataset import ImageDataset
 from ..data.labels import open_labelled
-from ..data.modalities import modality_of
+from ..data.modalities import modality, modality_of
 from ..data.reading import TooManyBad
 from ..data.sources import Source
 from ..features.probes import Rows
@@ -42,9 +42,11 @@ def _check(train: Source, test: Source) -> None:
     """Refuse a test set with classes that training has no image of."""
     unknown = sorted(set(test.labels or ()) - set(train.labels or ()))
     if unknown:
+        noun = modality(train.modality).noun
         raise NearfarError(
             f"{test.name} has classes that {train.name} lacks ({', '.join(unknown[:3])}"
-            f"{', ...' if len(unknown) > 3 else ''}); add training images of each, or remove them."
+            f"{', ...' if len(unknown) > 3 else ''}); add training {noun} of each, or remove "
+            "them."
         )
 
 
@@ -82,8 +84,9 @@ def class_numbers(dataset: ImageDataset) -> Rows:
     """
     assert dataset.labels is not None
     if len(dataset.classes) < 2:
+        noun = modality(dataset.modality).noun
         raise NearfarError(
-            f"the training images are all of class {dataset.classes[0]!r}; add images of another class."
+            f"the training {noun} are all of class {dataset.classes[0]!r}; add {noun} of another class."
         )
     return dataset.labels
 
@@ -105,8 +108,9 @@ def renumbered(dataset: ImageDataset, classes: tuple[str, ...], train: str) -> R
     assert dataset.labels is not None
     missing = [name for name in dataset.classes if name not in classes]
     if missing:
+        one = modality(dataset.modality).one
         raise NearfarError(
-            f"every training image of class {missing[0]!r} in {train} is unusable; run nearfar check "
+            f"every training {one} of class {missing[0]!r} in {train} is unusable; run nearfar check "
             f"{shlex.quote(train)}."
         )
     numbers = np.array([classes.index(name) for name in dataset.classes], np.int64)

@@ -136,6 +136,11 @@ def anomalies(
     check_limit(limit)
     opened = open_for_query(store, out, run)
     check_save(opened, save, "number")
+    if heat_maps is not None and opened.info.modality != IMAGES:
+        raise NearfarError(
+            f"{opened.address} holds {opened.info.modality}, and heat maps are of images; leave --heat-maps "
+            "out."
+        )
     asked, known, odd = (
         set(opened.ids(condition)) if condition or first else set[str]()
         for condition, first in ((where, True), (normal, False), (anomalous, False))
@@ -152,8 +157,8 @@ def anomalies(
     if (both := is_normal & is_anomalous).any():
         several = counted(int(both.sum()), f"{opened.info.one} meets")
         raise NearfarError(f"{several} both --normal and --anomalous; change one of them.")
-    found = score_anomalies(x, None if normal is None else is_normal, method, k, fpr, seed)
     rows, noun = np.flatnonzero(is_asked), opened.info.noun
+    found = score_anomalies(x, None if normal is None else is_normal, method, k, fpr, seed, noun)
     rows = rows[np.argsort(-found.scores[rows], kind="stable")]
     listed = [ids[row] for row in rows[:limit]]
     columns: dict[str, Sequence[Any]] = {"anomaly_score": found.scores[rows[:limit]].tolist()}
@@ -162,12 +167,12 @@ def anomalies(
         flagged = found.scores > found.threshold.value
         columns["flagged"] = flagged[rows[:limit]].tolist()
         facts |= {"flagged": int(flagged[rows].sum()), "threshold": vars(found.threshold)}
-        lines += [str(found.threshold), f"{facts['flagged']:,} of {len(rows):,} {noun} are flagged."]
+        lines += [found.threshold.said(noun), f"{facts['flagged']:,} of {len(rows):,} {noun} are flagged."]
     columns["label"] = opened.rows(["label"], ids=listed).column("label").to_pylist()
     if anomalous is not None:
         among = is_asked & found.unseen & (is_normal | is_anomalous if normal is not None else is_asked)
-        measured = score_detection(found.scores[among], is_anomalous[among], seed)
-        lines, facts = [*lines, str(measured)], facts | measured.to_json()
+        measured = score_detection(found.scores[among], is_anomalous[among], seed, noun)
+        lines, facts = [*lines, measured.said(noun)], facts | measured.to_json()
     if (tested := plant_oddities(plain, read_labels(opened, "label", ids)[0], seed, noun)) is not None:
         lines, facts = [*lines, str(tested)], facts | {"planted": tested.to_json()}
         if tested.by == "clusters" and opened.info.modality == IMAGES and _from_scratch(opened, run):

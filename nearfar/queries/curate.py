@@ -56,12 +56,9 @@ def curate(
     found = balanced(x, max(1, len(ids) // 10) if limit is None else limit, seed)
     rows = sorted(found.rows.tolist(), key=lambda row: (found.cluster[row], row))
     chosen = tuple(ids[row] for row in rows)
-    kept = opened.rows(["path", "label"], ids=list(chosen))
-    columns = {
-        "cluster": [int(found.cluster[row]) + 1 for row in rows],
-        "path": kept.column("path").to_pylist(),
-        "label": kept.column("label").to_pylist(),
-    }
+    also = ["text"] if opened.info.modality == "text" else []  # of which many have no file to list
+    kept = opened.rows(["path", "label", *also], ids=list(chosen)).to_pydict()
+    columns = {"cluster": [int(found.cluster[row]) + 1 for row in rows], **kept}
     before, after = found.largest
     groups = int(found.cluster.max()) + 1
     lines: tuple[str, ...] = (

@@ -9,6 +9,7 @@ from ..core.errors import NearfarError
 from ..core.text import counted
 from ..data.defects import GOOD, Truth, find_layout
 from ..data.in_memory import InMemorySource
+from ..data.modalities import IMAGES
 from ..data.open import open_data
 from ..data.source import Source, files_of
 from ..stores import VectorStore
@@ -93,6 +94,10 @@ def _of_store(
     run: Run | str | Path | None,
 ) -> Asked:
     """Open the files of a store's pictures."""
+    if store.info.modality != IMAGES:
+        raise NearfarError(
+            f"{store.address} holds {store.info.modality}, and parts are of images; leave --parts out."
+        )
     made = run_of(store, run)
     known = set(store.ids(normal)) if normal is not None else set[str]()
     odd = set(store.ids(anomalous)) if anomalous is not None else None

@@ -62,13 +62,12 @@ def search(
     limit, opened = check_limit(limit), open_for_query(store, out, run)  # in this order
     kind = opened.info.modality
     texts = kind == "text"
+    by_example = "--text WORDS" if texts else "--image FILE" if kind == IMAGES else "--like FILE"
     if (image if texts else text if kind != IMAGES else None) is not None:
-        other = "--text WORDS" if texts else "--image FILE"
-        raise NearfarError(f"{opened.address} holds {kind}; search it with {other}.")
+        raise NearfarError(f"{opened.address} holds {kind}; search it with {by_example}.")
     given = [] if id is None else [id]
     if image is None and text is None and not given and not like:
-        example = "--text WORDS" if texts else "--image FILE"
-        raise NearfarError(f"a search needs an example; give {example}, --id ID or --like ID.")
+        raise NearfarError(f"a search needs an example; give {by_example}, --id ID or --like ID.")
     there = _known(opened, [*given, *like, *dislike])
     if given and id not in there:
         raise NearfarError(
