@@ -12,6 +12,7 @@ import torch
 from ..core.text import columns, percent
 from ..features.probes import FeatureProbe, ProbeOutputs, Rows
 from .part import EvaluationPart
+from .result import FEATURE_SETS
 
 BINS = 15
 
@@ -58,7 +59,7 @@ class Calibration(EvaluationPart):
     def lines(self) -> list[str]:
         """Write a row a feature set; the bins are in the JSON."""
         cells = [
-            [name, percent(item.confidence), percent(item.accuracy), percent(item.ece)]
+            [FEATURE_SETS.get(name, name), *map(percent, (item.confidence, item.accuracy, item.ece))]
             for name, item in self.rows.items()
         ]
         return columns(["calibration (linear)", "confidence", "accuracy", "error (ECE)"], cells)

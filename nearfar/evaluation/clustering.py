@@ -13,6 +13,7 @@ from ..core.text import columns, percent
 from ..features.knn import unit
 from ..features.probes import FeatureProbe, ProbeOutputs, Rows
 from .part import EvaluationPart
+from .result import FEATURE_SETS
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class ClusterAgreement(EvaluationPart):
     def lines(self) -> list[str]:
         """Write a row a feature set."""
         cells = [
-            [name, percent(item.accuracy), f"{item.nmi:.3f}", f"{item.ari:.3f}"]
+            [FEATURE_SETS.get(name, name), percent(item.accuracy), f"{item.nmi:.3f}", f"{item.ari:.3f}"]
             for name, item in self.rows.items()
         ]
         return columns(["k-means clusters", "accuracy", "NMI", "ARI"], cells)

@@ -131,7 +131,9 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
     costs: dict[str, EncoderCost] = {}
     for name, make in available.items():
         if name in ("encoder", KNOWN, *options.baselines):
-            progress.say(f"fitting on {name} of {len(dataset):,} training {kind.noun}")
+            progress.say(
+                f"fitting on {FEATURE_SETS.get(name, name)} of {len(dataset):,} training {kind.noun}"
+            )
             encode, centred = make()
             images = own_sets.pop(name, dataset)
             probes[name] = FeatureProbe(encode, images, validation, centred=centred, groups=own)
@@ -193,7 +195,7 @@ def measure(run: Run, train: Any, test: Any, options: EvaluationOptions) -> Eval
             candidates.append(outputs.nearest)
         for key, part in parts.items() if name not in without else ():
             if not part.modes:
-                progress.say(f"measuring {key.replace('_', ' ')} of {name}")
+                progress.say(f"measuring {key.replace('_', ' ')} of {FEATURE_SETS.get(name, name)}")
             figures = part.measure(probe, outputs, truth, seed)
             classified = part.classify(probe, outputs, seed)
             if classified is not None:

@@ -13,6 +13,7 @@ from ..core.text import columns, percent
 from ..features.knn import TILE, unit
 from ..features.probes import FeatureProbe, ProbeOutputs, Rows
 from .part import EvaluationPart
+from .result import FEATURE_SETS
 
 RANKS = (1, 5, 10)
 
@@ -46,7 +47,7 @@ class Retrieval(EvaluationPart):
     def lines(self) -> list[str]:
         """Write a row a feature set."""
         cells = [
-            [name, percent(item.map), *(percent(value) for value in item.recall.values())]
+            [FEATURE_SETS.get(name, name), *map(percent, (item.map, *item.recall.values()))]
             for name, item in self.rows.items()
         ]
         heads = [f"a hit in the first {k}" if k > 1 else "the first a hit" for k in RANKS]

@@ -12,6 +12,7 @@ from ..core.text import columns, percent
 from ..features.probes import FeatureProbe, ProbeOutputs, Rows
 from .corrupted import CorruptedAccuracy, corrupted_accuracy
 from .part import EvaluationPart
+from .result import FEATURE_SETS
 
 WORST = 3  # corruptions that the table names
 
@@ -36,7 +37,7 @@ class Robustness(EvaluationPart):
     def lines(self) -> list[str]:
         """Write a row a feature set, and the worst corruptions for the encoder; the rest is in the JSON."""
         cells = [
-            [name, percent(item.clean), percent(item.mean), percent(item.relative)]
+            [FEATURE_SETS.get(name, name), percent(item.clean), percent(item.mean), percent(item.relative)]
             for name, item in self.rows.items()
         ]
         means = {name: float(np.mean(shares)) for name, shares in self.rows["encoder"].accuracy.items()}
