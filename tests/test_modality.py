@@ -250,6 +250,7 @@ def test_a_report_says_what_it_cannot_show(file: Path, run: Path, tmp_path: Path
     made = nearfar.report(run, out=tmp_path / "report.html", data=file)
     text = made.path.read_text(encoding="utf-8")
     assert "Of sequences, no pictures can be shown." in text
+    assert "Labelled examples would tell." in text and "See the least similar" not in text
     assert "spectrum" in made.sections
     shown = re.sub(r"<style>.*?</style>|<[^>]*>", " ", text, flags=re.DOTALL)
     assert "learnt from 96 examples" in shown and "views of one example belong together" in shown

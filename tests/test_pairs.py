@@ -333,7 +333,7 @@ def test_recall_stands_beside_chance_an_untrained_run_and_file_names(run: Path, 
     assert found.classes is not None and found.classes.images == 24 and found.classes.chance == 0.25
     assert found.classes.words > 0.5 and "classes by their names" in str(found)
     assert json.dumps(found.to_json())
-    with pytest.raises(NearfarError, match="has no encoder of texts"):
+    with pytest.raises(NearfarError, match="encodes text; name a run on images with captions"):
         nearfar.pairs(run / "text", tmp_path / "test")
 
 

@@ -119,6 +119,9 @@ def test_uses_work_on_a_store_of_texts(run: Path, tmp_path: Path) -> None:
     balanced = nearfar.curate(store, limit=12, out=tmp_path / "balanced.csv")
     assert balanced.columns["text"][0] == texts[int(balanced.ids[0])]
     assert sorted(open_data(f"{tmp_path}/balanced.csv:text").ids) == sorted(balanced.ids)
+    (tmp_path / "names.txt").write_text("sea\nfarm\n")
+    with pytest.raises(NearfarError, match="--names is for images, and .* holds text; give --examples"):
+        nearfar.classes(store, names=tmp_path / "names.txt")
     for refused, what in (({"heat_maps": tmp_path / "heat"}, "heat maps"), ({"parts": True}, "parts")):
         with pytest.raises(NearfarError, match=f"holds text, and {what} are of images; leave --"):
             nearfar.anomalies(store, **refused)

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..core.errors import NearfarError
 from ..data.csv_files import read_text
+from ..data.modalities import IMAGES
 from ..features.extract import Vectors
 from ..training.run import Run
 
@@ -25,6 +26,11 @@ def text_run(run: Run) -> Run:
     Raises:
         NearfarError: it has none.
     """
+    if run.preprocess.modality != IMAGES:
+        raise NearfarError(
+            f"{run.name} encodes {run.preprocess.modality}; name a run on images with captions, as nearfar "
+            "pretrain DATA --method siglip makes one."
+        )
     if run.text is None:
         raise NearfarError(
             f"{run.name} has no encoder of texts, so its images cannot be found by words; train one on "

@@ -14,6 +14,7 @@ from ..analysis.label_errors import Rows
 from ..core.errors import NearfarError
 from ..core.text import counted
 from ..data.dataset import class_numbers
+from ..data.modalities import IMAGES
 from ..data.open import open_data
 from ..embedding.words import TEMPLATES, check_templates, of_names, read_names
 from ..features.extract import Vectors
@@ -75,6 +76,10 @@ def classes(
     named = None if names is None else read_names(names)
     opened = open_for_query(store, out, run)
     check_save(opened, save, "text")
+    if named is not None and opened.info.modality != IMAGES:
+        raise NearfarError(
+            f"--names is for images, and {opened.address} holds {opened.info.modality}; give --examples."
+        )
     ids, x = opened.vectors(where)
     if not ids:
         raise none_there(opened, where)

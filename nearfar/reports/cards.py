@@ -259,7 +259,11 @@ def answers(run: Run, scores: scoring.Scores | None, rejected: int) -> list[tupl
         ("What was trained?", trained, "cost"),
         ("On what?", on, "data"),
         ("Is it good?", good(scores, noun, "; health without labels is below"), "evaluation"),
-        ("Where does it fail?", fails(scores, noun), "evaluation" if scores else "neighbours"),
+        (
+            "Where does it fail?",
+            fails(scores, noun),
+            "neighbours" if kind.pictures and not scores else "evaluation",
+        ),
         ("Can I repeat it?", again, "provenance"),
     ]
 
@@ -301,6 +305,10 @@ def fails(scores: scoring.Scores | None, noun: str) -> str:
     quoted = scoring.main(scores) if scores else None
     found = scoring.confusion(scores, quoted[0] if quoted else "") if scores else None
     wrong = scoring.mistakes(found[1], found[2], 3) if found else []
+    if not wrong and noun != "images":  # of which alone neighbours are shown
+        return (
+            f"No test {noun[:-1]} was taken for another class." if found else f"Labelled {noun} would tell."
+        )
     if not wrong:
         return f"See the least similar neighbours and the least typical {noun}."
     listed = ", ".join(f"{true} for {answer} ({scoring.percent(share)})" for true, answer, _, share in wrong)
