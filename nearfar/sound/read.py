@@ -79,7 +79,7 @@ def decode(data: bytes, limit: int) -> tuple[Samples, int]:
 def _told(error: Exception) -> str:
     """Say an error of a library in a line; soundfile puts where the bytes lie in memory before its reason."""
     told = (str(error) or "it ends too soon").splitlines()[0]
-    return re.sub(r"^Error opening <[^>]*>: ", "", told)[:100]
+    return re.sub(r"^Error opening <[^>]*>: ", "", told)[:100].removesuffix(".")
 
 
 def _check(frames: int, channels: int, rate: int, limit: int) -> None:
