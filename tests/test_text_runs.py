@@ -129,6 +129,15 @@ def test_uses_work_on_a_store_of_texts(run: Path, tmp_path: Path) -> None:
     assert texts[0] in (tmp_path / "texts.csv").read_text(encoding="utf-8")
 
 
+def test_what_is_for_images_refuses_texts_in_python(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(NearfarError, match="compares images, and .* is of text; embed in a store"):
+        nearfar.DuplicateFinder(run).fit(["a ship", "a ship"])
+    with pytest.raises(NearfarError, match="none can be used .*; if these are texts, pass modality='text'"):
+        nearfar.pretrain(["a ship here", "a cow there"], out=tmp_path / "run", **TINY)
+    with pytest.raises(NearfarError, match=r"none can be used .*; pass the list to nearfar\.check"):
+        nearfar.pretrain(["ship.png", "cow.png"], out=tmp_path / "run", **TINY)
+
+
 def test_bm25_is_its_formula_and_rare_words_win() -> None:
     texts = ["the cat sat on the mat", "the dog", "a cat and a dog and a cat", "THE, the; the!", ""]
     index, lengths = BM25(texts), [6, 2, 8, 3, 0]

@@ -39,6 +39,8 @@ class Rejected:
 
 def check_of(source: Source) -> str:
     """Advise to look at a collection, in a line that can be pasted."""
+    if source.name in ("the list", "the array"):  # of a program
+        return f"pass {source.name} to nearfar.check"
     return f"run: nearfar check {shlex.quote(source.name)}"
 
 
@@ -53,12 +55,16 @@ def none_usable(source: Source, reason: str, tried: int | None = None) -> Nearfa
     Returns:
         The error to raise.
     """
+    from .folders import is_image_name
     from .modalities import modality
 
     some = counted(len(source), modality(source.modality).one)
     if tried is not None and tried < len(source):
         some = f"{tried:,} {modality(source.modality).noun} tried"
-    return NearfarError(f"of {some} of {source.name} none can be used ({reason}); {check_of(source)}")
+    what = check_of(source)
+    if source.name == "the list" and all(" " in name and not is_image_name(name) for name in source.ids[:50]):
+        what = "if these are texts, pass modality='text'"
+    return NearfarError(f"of {some} of {source.name} none can be used ({reason}); {what}")
 
 
 def fetch(source: Source, index: int, *, max_pixels: int) -> tuple[Values | bytes | Cut, bytes]:

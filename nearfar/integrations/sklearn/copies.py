@@ -10,8 +10,10 @@ from sklearn.base import BaseEstimator, ClusterMixin
 
 from ...analysis import copy_threshold, duplicates
 from ...core.device import cores
+from ...core.errors import NearfarError
 from ...data import cache
 from ...data.dataset import ImageDataset
+from ...data.modalities import IMAGES
 from ...data.sources import open_source
 from ...features.extract import features
 from ...training.run import Run, load
@@ -45,8 +47,17 @@ class DuplicateFinder(ClusterMixin, BaseEstimator):
         Args:
             X: images, as an `EncoderTransformer` takes them.
             y: not used.
+
+        Raises:
+            NearfarError: the run is of another kind of data.
         """
         run = load(self.run)
+        if run.preprocess.modality != IMAGES:
+            kind = run.preprocess.modality
+            raise NearfarError(
+                f"DuplicateFinder compares images, and {run.name} is of {kind}; embed in a store, and call "
+                "nearfar.duplicates."
+            )
         dataset = cache.load(
             open_source(X),
             short_side=run.preprocess.decode_side,
