@@ -189,6 +189,12 @@ def test_rows_that_are_set_aside_need_no_label_and_ids_are_found_in_any_letters(
         read((["a", "b"], ["x"]), labels=True)
 
 
+@pytest.mark.parametrize("kind", ["text", "sound", "pairs"])
+def test_addresses_are_for_images_alone(kind: str) -> None:
+    with pytest.raises(NearfarError, match="s3://bucket/a.jsonl is an address, from which images alone"):
+        open_data("s3://bucket/a.jsonl", expected=kind)
+
+
 def test_no_text_is_taken_for_the_name_of_a_column(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     for lines in ("the ship is here\nthe cow is there\n", "id|text\n1|a ship\n2|a cow\n"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import NearfarError
+from ..core.redact import redact
 from ..core.text import counted
 from .endings import endings
 from .modalities import IMAGES, MODALITIES, modality
@@ -73,10 +74,15 @@ def open_data(
         NearfarError: it cannot be opened, or is of another kind.
     """
     from .named_files import MayBeTexts
+    from .object_store import is_address
     from .source import Source  # which imports NumPy
 
     if not isinstance(data, Source):
         name = recognise(data) if expected is None else expected
+        if name != IMAGES and isinstance(data, str) and is_address(data):
+            raise NearfarError(
+                f"{redact(data)} is an address, from which images alone are read; copy it to this machine."
+            )
         try:
             found = modality(name).open(data, labels=labels, download=download)
         except MayBeTexts as error:
