@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -268,6 +269,31 @@ def test_a_batch_of_one_image_is_refused_with_a_flag_that_there_is(start, animal
     how = {"train": animals / "train", "task": "reidentify", "mode": "full", "lr": 0.01, "epochs": 0.1}
     with pytest.raises(NearfarError, match="batch norm was given one image, .*; raise --batch-size, or"):
         nearfar.finetune(start, **how, out=tmp_path / "one", **{**WORDS, "batch_size": 1})
+
+
+def test_nobody_is_measured_among_images_of_one_individual_alone(start, animals, tmp_path) -> None:
+    """Every order of such a gallery is right: figures of it would be 100 %, and choices by it chance."""
+    few = tmp_path / "few"
+    few.mkdir()
+    for number in range(5):
+        for part in range(3):  # 24 images each, so that halves of held-out ones would be of one individual
+            for picture_of in sorted((animals / "train" / f"animal{number}").iterdir()):
+                other = few / f"animal{number}" / f"{part}{picture_of.name}"
+                other.parent.mkdir(exist_ok=True)
+                Image.open(picture_of).rotate(part).save(other)
+    how = {"task": "reidentify", "mode": "linear", **WORDS}
+    made = nearfar.finetune(start, train=few, out=tmp_path / "halves", holdout=0.4, **how)
+    assert made.images == {"train": 72, "held-out": 48}  # both of the two individuals
+    assert made.figures["held-out"]["pixels"]["chance"] < 0.9
+    made = nearfar.finetune(start, train=few, out=tmp_path / "none", **how)
+    assert [*made.figures] == ["training"] and "no images were held out" in str(made)
+    shutil.copytree(few / "animal0", tmp_path / "one" / "animal0")
+    with pytest.raises(NearfarError, match="shows one identity alone, animal0, so that nobody"):
+        nearfar.finetune(start, train=few, test=tmp_path / "one", out=tmp_path / "x", **how)
+    with pytest.raises(NearfarError, match="too few images to hold some out for a test"):
+        nearfar.finetune(start, train=few, out=tmp_path / "y", share=0.5, **how)
+    with pytest.raises(NearfarError, match="show one identity alone; training needs two"):
+        nearfar.finetune(start, train=few, test=animals / "test", out=tmp_path / "z", share=0.1, **how)
 
 
 def test_a_gallery_is_searched(full, animals, tmp_path) -> None:

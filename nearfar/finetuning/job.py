@@ -144,6 +144,10 @@ class Job:
                 f"{data.name} has {counted(len(data), f'usable {self.kind.one}')}; fine-tuning needs at "
                 "least four."
             )
+        if not data.tells(np.arange(len(data))):
+            raise TooFewError(
+                f"{counted(len(data), 'image')} of {data.name} show one identity alone; training needs two."
+            )
         if self.mode != "full" and getattr(self.task.config, "teacher", None) is not None:
             raise NearfarError("--teacher is for --mode full, which alone trains the encoder; leave one out.")
         if self.mode != "full" and self.tuning.scratch:
@@ -179,15 +183,15 @@ class Job:
         strata = self.task.strata(data)
         names = tuple(map(str, range(int(strata.max()) + 1)))
         held = probes.validation_split(strata, names, self.tuning.seed, data.groups, self.tuning.holdout)
-        if not held.any() or held.all():
+        rows, left = np.flatnonzero(held), np.flatnonzero(~held)
+        if not (data.tells(rows) and data.tells(left)):
             return data, None, None
-        rows = np.flatnonzero(held)
-        first = half_of(rows, data.groups, self.tuning.seed) if len(rows) >= MIN_HALVES else None
-        if first is None or not first.any() or first.all():
-            choice = rest = data.take(rows)
-        else:
-            choice, rest = data.take(rows[first]), data.take(rows[~first])
-        return data.take(np.flatnonzero(~held)), choice, rest
+        fit, choice = data.take(left), data.take(rows)
+        if len(rows) >= MIN_HALVES:
+            first = half_of(rows, data.groups, self.tuning.seed)
+            if data.tells(rows[first]) and data.tells(rows[~first]):
+                return fit, data.take(rows[first]), data.take(rows[~first])
+        return fit, choice, choice
 
     def _record(self, data: Labelled, tests: Labelled | None, overwrite: bool) -> None:
         """Write config.json, which notes whether --overwrite began the run, and rejected.csv."""

@@ -102,15 +102,22 @@ class Reidentification:
                 f"{found.name} has {counted(len(self.classes), 'identity')} with "
                 f"{counted(len(found), 'image')}; training needs two identities, and several images of each."
             )
-        return replace(found, groups=found.targets[:, 0])
+        # Among images of one individual alone any order is right.
+        return replace(found, groups=found.targets[:, 0], least_groups=2)
 
     def read_test(self, data: Any, preprocess: Any, where: Where) -> Labelled:
         """Read test images, whose identities are others than the training's."""
         found = self._load(data, preprocess, where)
-        if not len(identity_data.who(found).answerable()):
+        people = identity_data.who(found)
+        if not len(people.answerable()):
             raise NearfarError(
                 f"no image of {found.name} has another of the same identity in the gallery, from another "
                 "camera if cameras are known; add some."
+            )
+        if len(np.unique(people.identities[people.gallery])) < 2:
+            raise NearfarError(
+                f"the gallery of {found.name} shows one identity alone, {found.classes[0]}, so that nobody "
+                "could be taken for another; add images of others."
             )
         known = len({*found.classes} & {*self.classes})
         if not known:

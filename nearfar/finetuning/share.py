@@ -37,13 +37,12 @@ def take_share(
     if tests is None:
         names = tuple(map(str, range(int(strata.max()) + 1))) if every else ()
         held = validation_split(strata, names, TEST_SEED, data.groups, TESTED) if every else np.zeros(0, bool)
-        if not held.any() or held.all():
+        out, rest = np.flatnonzero(held), np.flatnonzero(~held)
+        if not (data.tells(out) and data.tells(rest)):
             raise NearfarError(
                 f"{data.name} has too few {noun} to hold some out for a test; give others with --test."
             )
-        tests = data.take(np.flatnonzero(held))
-        rest = np.flatnonzero(~held)
-        data, strata = data.take(rest), strata[rest]
+        tests, data, strata = data.take(out), data.take(rest), strata[rest]
         notes.append(f"{len(tests):,} of the {every:,} {noun} are the test, the same for every share.")
     rows = np.flatnonzero(drawn(strata, data.groups, share, seed))
     return data.take(rows), tests, notes

@@ -42,6 +42,7 @@ class Labelled:
         classes: names of the classes that targets point to.
         digest: of images, targets and classes; another digest is another training.
         groups: (n,) numbers of the groups that images belong to, such as patients, or None.
+        least_groups: of how many groups images have to be for a figure to say anything of them.
         rejected: images that cannot be used.
         notes: what the reader left out or took another way, a sentence each.
     """
@@ -53,6 +54,7 @@ class Labelled:
     classes: tuple[str, ...]
     digest: str
     groups: Rows | None = None
+    least_groups: int = 1
     rejected: tuple[Rejected, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -70,6 +72,15 @@ class Labelled:
         part = wanted[rows] if isinstance(wanted, np.ndarray) else [wanted[row] for row in rows.tolist()]
         own = None if self.groups is None else self.groups[rows]
         return replace(self, dataset=Subset(self.dataset, rows), targets=part, groups=own)
+
+    def tells(self, rows: Rows) -> bool:
+        """Say whether figures of some of the images could tell one network from another.
+
+        Args:
+            rows: (m,) int64 places among the n.
+        """
+        groups = rows if self.groups is None else self.groups[rows]
+        return len(np.unique(groups)) >= self.least_groups
 
 
 @dataclass(frozen=True)
