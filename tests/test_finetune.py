@@ -72,6 +72,8 @@ def test_a_kill_and_the_same_command_again_end_in_the_same_bytes(start, labelled
     assert last.exists() and not (tmp_path / "killed" / "encoder.json").exists()
     with pytest.raises(NearfarError, match="is not finished; run its nearfar finetune command again"):
         open_tuned(tmp_path / "killed")
+    with pytest.raises(NearfarError, match="is not finished; run its nearfar finetune command again"):
+        load(tmp_path / "killed")
     keywords = {**FULL, "epochs": 4.0, "save_minutes": 0.0}
     made = [
         nearfar.finetune(str(start), train=str(labelled / "train"), out=tmp_path / name, **keywords)
@@ -83,6 +85,9 @@ def test_a_kill_and_the_same_command_again_end_in_the_same_bytes(start, labelled
         "fine-tuned",
         "frozen encoder",
     }
+    training = json.loads((tmp_path / "killed" / "config.json").read_text())["training"]
+    wanted = {"lr": 0.01, "batch_size": 32, "epochs": 4.0, "optimizer": "sgd", "mode": "full"}
+    assert {**training, **wanted, "device": "cpu", "precision": "float32"} == training
     tuned = load_file(tmp_path / "whole" / "encoder.safetensors")
     assert any(
         not torch.equal(value, tuned[name]) for name, value in load(start).encoder.state_dict().items()

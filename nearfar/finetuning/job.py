@@ -199,8 +199,10 @@ class Job:
         facts = {"name": data.name, "images": len(self.fit), "holdout": held, "fingerprint": data.digest}
         training = {
             **to_json(self.tuning),
+            "mode": self.mode,
+            "device": self.device.type,
             "modality": self.started.preprocess.modality,
-            "optimizer": "sgd",
+            "optimizer": "none",  # as of a head that is solved for; what is trained by steps says more in the end
             "lr": self.tuning.lr or 0.0,
             "batch_size": self.tuning.batch_size or 1,
         }
@@ -226,6 +228,17 @@ class Job:
             many = counted(len(bad), f"unusable {self.kind.one} is")
             progress.say(f"{many} skipped; rejected.csv lists them.")
         write_rejected(self.folder / "rejected.csv", bad)
+        checkpoint.write_json(self.folder / "config.json", config)
+
+    def _record_chosen(self, network: TaskNetwork, chosen: Mapping[str, Any]) -> None:
+        """Write into config.json what was chosen or measured, in place of what was left open."""
+        config = checkpoint.read_json(self.folder / "config.json")
+        training = config["training"]
+        if "lr" in chosen:
+            optimizer = self.task.optimizer(network, chosen["lr"])
+            training["optimizer"] = type(optimizer).__name__.lower()
+        training |= {name: chosen[name] for name in ("lr", "batch_size", "epochs") if name in chosen}
+        training["precision"] = chosen.get("precision", "float32")
         checkpoint.write_json(self.folder / "config.json", config)
 
     def _announce(self, data: Labelled) -> None:
@@ -294,6 +307,7 @@ class Job:
             "weights": self.started.name,
             "licence": self.started.facts()["licence"],
         }
+        self._record_chosen(network, chosen)
         write_card(self.folder, self.task, result)
         encoder = copy.deepcopy(network.f).cpu().eval()
         export(self.folder, encoder, self.started.preprocess, provenance, {"head": network.head})

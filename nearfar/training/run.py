@@ -320,8 +320,10 @@ def _from_folder(folder: Path) -> Run:
         folder = folder.parent
     if not (folder / "encoder.json").exists():
         if (folder / "config.json").exists():
+            begun = checkpoint.read_json(folder / "config.json", {"asked?": {str: object}})
+            command = "finetune" if "task" in begun.get("asked", {}) else "pretrain"
             raise NearfarError(
-                f"the run in {folder} is not finished; run its nearfar pretrain command again to resume."
+                f"the run in {folder} is not finished; run its nearfar {command} command again to resume."
             )
         start, _, side = str(folder).rpartition("@")
         if side.isdecimal() and (Path(start) / "encoder.json").exists():
