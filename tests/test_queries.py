@@ -114,6 +114,20 @@ def test_search_heeds_conditions_and_leaves_examples_out(store: VectorStore) -> 
     assert "green/001.png" not in turned.ids and len(turned) == 157
 
 
+def test_one_name_stands_for_a_list_of_one(store: VectorStore, tmp_path: Path) -> None:
+    """A text is a list of its letters, which would be taken for names, or in a store of texts for texts."""
+    one, other = "blue/000.png", "green/001.png"
+    found = nearfar.search(store, like=one, dislike=other, limit=9)
+    assert found.ids == nearfar.search(store, like=[one], dislike=[other], limit=9).ids
+    for work in (
+        lambda: nearfar.store(store.address, drop="nothing"),
+        lambda: nearfar.compare(tmp_path, methods="nothing", out=tmp_path / "c"),
+        lambda: nearfar.classes(store, names=tmp_path / "n.txt", templates="nothing"),
+    ):
+        with pytest.raises(NearfarError, match="'nothing'"):
+            work()
+
+
 def test_search_says_what_is_wrong(store: VectorStore, tmp_path: Path) -> None:
     for how, says in (
         ({}, "needs an example; give --image FILE, --id ID or --like ID"),

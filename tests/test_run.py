@@ -108,6 +108,31 @@ def test_ours_see_the_picture_as_it_is(simclr: Path) -> None:
     assert "normalization" not in safetensors.torch.load_file(simclr / "encoder.safetensors")
 
 
+def test_any_numbers_of_a_picture_give_its_vector(simclr: Path) -> None:
+    run = load(simclr)
+    picture = np.random.default_rng(3).integers(0, 256, (40, 40, 3), np.uint8)
+    picture = (picture // 128) * 255  # what bfloat16 holds exactly
+    wanted, tensor = run.encode(picture), torch.from_numpy(picture).permute(2, 0, 1)
+    for numbers in (torch.uint8, torch.int64, torch.float64, torch.float16, torch.bfloat16):
+        whole = tensor if numbers in (torch.uint8, torch.int64) else tensor / 255
+        np.testing.assert_array_equal(run.encode(whole.to(numbers)), wanted)
+        np.testing.assert_array_equal(run.encode(whole.to(numbers)[None])[0], wanted)
+    pictures = (Image.fromarray(picture), Image.fromarray(picture[::-1]))
+    assert np.array_equal(run.encode(pictures), run.encode([*pictures]))  # no picture and its label
+    np.testing.assert_array_equal(run.encode(picture, device=torch.device("cpu")), wanted)
+    for half in (torch.float16, torch.bfloat16):
+        run.encoder.to(half)
+        near = run.encode(picture)
+        assert near.dtype == np.float32
+        assert near @ wanted / np.linalg.norm(near) / np.linalg.norm(wanted) > 0.999
+    with pytest.raises(NearfarError, match="batch_size is 0; give 1 or more"):
+        run.encode(picture, batch_size=0)
+    with pytest.raises(NearfarError, match="has no pixels: 0 x 7"):
+        run.encode(Image.new("RGB", (0, 7)))
+    with pytest.raises(NearfarError, match="from a generator; give a folder, a list of images or an array"):
+        run.encode(one for one in pictures)
+
+
 def test_simclr_keeps_its_head(simclr: Path, photos: Path, tmp_path: Path) -> None:
     run = load(simclr)
     assert run.parts == ("g",) and json.loads((simclr / "encoder.json").read_text())["parts"] == ["g"]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import NearfarError
-from ..core.text import counted
+from ..core.text import as_list, counted
 from ..stores import VectorStore, open_store
 from .guard import PATIENCE
 
@@ -90,6 +90,7 @@ def explore(
     address = f"http://{shown}:{at}/?token={token}"
     holds = look.holds() if opened is None else _holds(opened.rows)
     print(f"{holds} of {look.address}: {address}", flush=True)
+    hosts = as_list(hosts)
     for name in hosts:
         print(f"Through the proxy: https://{name}{root}/?token={token}")
     print("Ctrl-C ends it.", flush=True)

@@ -94,11 +94,11 @@ def compute_threads() -> int:
     return min(torch.get_num_threads(), cores())
 
 
-def device_named(name: str) -> torch.device:
+def device_named(name: str | torch.device) -> torch.device:
     """Find the device to compute on.
 
     Args:
-        name: "auto", "cpu", "cuda" or "mps".
+        name: "auto", "cpu", "cuda" or "mps", or such a device of torch's.
 
     Returns:
         The device; under torchrun, this process's own GPU.
@@ -106,6 +106,7 @@ def device_named(name: str) -> torch.device:
     Raises:
         NearfarError: it is not there, or there is no such kind.
     """
+    name = str(name)
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         name = "cuda" if there["cuda"] else "mps" if there["mps"] else "cpu"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -38,6 +38,15 @@ def counted(number: int, what: str) -> str:
     else:
         noun += "s"
     return " ".join([f"{number:,}", *words, noun, *verb])
+
+
+def as_list(names: str | Iterable[str]) -> list[str]:
+    """Take names, of which a caller may give one without brackets: a text is a list of its letters too.
+
+    Args:
+        names: some names, or one.
+    """
+    return [names] if isinstance(names, str) else list(names)
 
 
 def columns(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:

@@ -29,6 +29,22 @@ def ending(name: str) -> str:
     return "" if base.startswith(".") else os.path.splitext(base)[1][1:].lower()
 
 
+def parted(data: Any) -> tuple[Any, Any]:
+    """Take a pair (examples, labels) apart.
+
+    Args:
+        data: as `open_data` takes it.
+
+    Returns:
+        The examples, and their labels or None. Two examples in a tuple, such as two paths, are no pair.
+    """
+    if isinstance(data, tuple) and len(data) == 2:
+        first = data[0]
+        if hasattr(first, "__len__") and not isinstance(first, (str, bytes, os.PathLike)):
+            return first, data[1]
+    return data, None
+
+
 def endings(data: Any) -> Counter[str]:
     """Count the endings of the files that a user named, of the first few thousand at most.
 
@@ -38,8 +54,7 @@ def endings(data: Any) -> Counter[str]:
     Returns:
         Files by their ending; empty where no file is named.
     """
-    if isinstance(data, tuple) and len(data) == 2:
-        data = data[0]
+    data, _ = parted(data)
     if isinstance(data, (list, tuple)):
         paths = [os.fspath(item) for item in islice(data, MOST) if isinstance(item, (str, os.PathLike))]
         return Counter(ending(str(path)) for path in paths)

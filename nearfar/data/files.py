@@ -11,7 +11,7 @@ from typing import Any
 from ..core.errors import NearfarError, nearest
 from ..core.plain_path import from_home
 from . import lists
-from .endings import ending
+from .endings import ending, parted
 from .folders import find, told
 from .labels import of_folders
 from .source import FileSource, class_names, clean
@@ -50,9 +50,7 @@ def open_files(data: Any, *, kind: str, suffixes: Collection[str], labels: bool)
         one = ending(path.name) in suffixes
         hint = f"give the folder it is in: {path.parent}" if one else f"give a folder of {some} files"
         raise NearfarError(f"{path} is {'one example' if one else f'no list of {kind}'}; {hint}.")
-    marks = None
-    if isinstance(data, tuple) and len(data) == 2:
-        data, marks = data
+    data, marks = parted(data)
     if labels and marks is None:
         raise NearfarError(f"{kind} without labels is not enough here; pass the pair (paths, labels).")
     if hasattr(data, "tolist"):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from ..core.errors import BadImage, NearfarError
@@ -26,6 +27,13 @@ def is_tensor(value: object) -> bool:
     """Recognise a tensor without importing torch: its owner has imported torch."""
     module = sys.modules.get("torch")
     return module is not None and isinstance(value, module.Tensor)
+
+
+def from_tensor(tensor: Any) -> npt.NDArray[Any]:
+    """Give a tensor's values as an array; of bfloat16, which NumPy lacks, in float32."""
+    values = tensor.detach().cpu()
+    plain: npt.NDArray[Any] = (values.float() if str(values.dtype) == "torch.bfloat16" else values).numpy()
+    return plain
 
 
 def is_one_image(value: object) -> bool:
@@ -65,6 +73,8 @@ def pixels_of(name: str, image: Any) -> Values:
             raise BadImage(
                 "counts from white down, which is read of a file alone; give its path or its bytes"
             )
+        if not all(image.size):
+            raise BadImage(f"has no pixels: {image.width} x {image.height}")
         try:
             image.load()
             # A turned copy has no tags, which say how values of many bits are read.
@@ -78,7 +88,7 @@ def pixels_of(name: str, image: Any) -> Values:
     if not isinstance(image, np.ndarray) and not is_tensor(image):
         kind = type(image).__name__
         raise NearfarError(f"{name} is a {kind}; give a path, a Pillow image or an array (H, W, 3) of uint8.")
-    plain = np.asarray(image.detach().cpu() if is_tensor(image) else image)
+    plain = from_tensor(image) if is_tensor(image) else image
     return from_array(name, plain[None], None, first=is_tensor(image)).read(0)
 
 

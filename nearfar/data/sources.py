@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +14,10 @@ from ..core.errors import NearfarError, nearest
 from ..core.plain_path import from_home, plain_path
 from ..core.redact import redact
 from . import hubs, lists
+from .endings import parted
 from .folders import find, is_image_name, told
 from .image_columns import holds_images
-from .in_memory import is_tensor, open_in_memory
+from .in_memory import from_tensor, is_tensor, open_in_memory
 from .labels import of_folders
 from .lance import open_lance
 from .masks import masks_among
@@ -25,9 +26,6 @@ from .object_store import is_address
 from .parquet import open_parquet
 from .shards import open_shards
 from .source import FileSource, Source, class_names, clean, from_array
-
-if TYPE_CHECKING:
-    import torch
 
 __all__ = ["Source", "open_source"]
 
@@ -173,14 +171,11 @@ def open_source(data: Any, *, labels: bool = False, download: bool = True) -> So
         return data
     if isinstance(data, (str, os.PathLike)):
         return _open_name(os.fspath(data), labels, download)
-    marks = None
-    if isinstance(data, tuple) and len(data) == 2:
-        data, marks = data
+    data, marks = parted(data)
     if labels and marks is None:
         raise NearfarError("images without labels are not enough here; pass the pair (images, labels).")
     if is_tensor(data):
-        tensor: torch.Tensor = data
-        return from_array("the tensor", tensor.detach().cpu().numpy(), marks if labels else None, first=True)
+        return from_array("the tensor", from_tensor(data), marks if labels else None, first=True)
     if isinstance(data, np.ndarray) and data.dtype.kind not in "UO":
         return from_array("the array", data, marks if labels else None, first=False)
     if hasattr(data, "tolist"):  # an array or a column of paths
@@ -189,5 +184,6 @@ def open_source(data: Any, *, labels: bool = False, download: bool = True) -> So
         named = class_names("the list", marks, len(data)) if labels and marks is not None else None
         return open_in_memory(data, named)
     raise NearfarError(
-        f"images cannot be taken from a {type(data).__name__}; give a folder or an array (N, H, W, 3)."
+        f"images cannot be taken from a {type(data).__name__}; give a folder, a list of images or an array "
+        "(N, H, W, 3)."
     )

@@ -19,6 +19,7 @@ from ..core.text import bytes_of
 from ..text.read import BETWEEN
 from ..text.view_settings import SUFFIXES
 from .csv_files import read_lines, read_rows
+from .endings import parted
 from .files import open_folder
 from .source import Source, class_names, clean
 
@@ -76,9 +77,7 @@ def open_texts(data: Any, *, labels: bool = False) -> Source:
         if path.is_dir():
             return open_folder(path, "text", SUFFIXES, ".txt or .md", labels)
         return _open_file(path, columns, labels)
-    marks = None
-    if isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], str):
-        data, marks = data
+    data, marks = parted(data)
     if labels and marks is None:
         raise NearfarError("texts without labels are not enough here; pass the pair (texts, labels).")
     if hasattr(data, "tolist"):  # an array or a column

@@ -15,6 +15,7 @@ from ..core import progress
 from ..core.device import device_named
 from ..core.errors import NearfarError
 from ..core.own_mark import mark_of
+from ..core.text import as_list
 from ..data.labels import splits
 from ..data.modalities import modality_of
 from ..finetuning.neck import with_neck
@@ -146,12 +147,14 @@ def evaluate(  # type: ignore[misc]
         seed=seed,
         device=device_named(device),
         batch_size=batch_size,
-        baselines=tuple(baselines),
+        baselines=tuple(as_list(baselines)),
         parts=chosen(parts),
         groups=groups,
         known=known,
         from_head=from_head,
     )
+    if batch_size < 1:
+        raise NearfarError(f"--batch-size is {batch_size}; give 1 or more.")
     if from_head < 0:
         raise NearfarError(f"--from-head is {from_head}; give 0 or more layers of the head.")
     if from_head and "finetune" not in options.parts:

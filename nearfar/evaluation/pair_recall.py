@@ -17,7 +17,7 @@ from ..core import progress, rng
 from ..core.device import cores, device_named
 from ..core.errors import NearfarError
 from ..core.intervals import wilson
-from ..core.text import columns, counted, percent
+from ..core.text import as_list, columns, counted, percent
 from ..core.words import words_of
 from ..data.dataset import ImageDataset, Subset
 from ..data.modalities import IMAGES, modality
@@ -179,7 +179,7 @@ def pairs(
         ways["file names (bm25)"] = by_name
     rows = {name: _recall(table, right) for name, table in ways.items()}
     rows["chance"] = _chance(right)
-    told = None if classes is None else _by_words(opened, classes, templates, seed, where)
+    told = None if classes is None else _by_words(opened, classes, as_list(templates), seed, where)
     return PairRecall(rows, len(dataset), len(texts), len(dataset.rejected), told, len(source.set_aside))
 
 

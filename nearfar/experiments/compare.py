@@ -19,7 +19,7 @@ from ..core.atomic import atomic_write, check_folder_name
 from ..core.device import cores
 from ..core.entries import entries
 from ..core.errors import NearfarError, nearest
-from ..core.text import percent
+from ..core.text import as_list, percent
 from ..data.modalities import modality, modality_of
 from ..data.open import open_data
 from ..evaluation.summary import BASELINES as BASELINE_NAMES
@@ -208,7 +208,7 @@ def compare(
     Raises:
         NearfarError: a name is unknown, one of train and test is missing, or there are no images.
     """
-    names, known = list(dict.fromkeys(methods)), list(dict.fromkeys(known))
+    names, known = list(dict.fromkeys(as_list(methods))), list(dict.fromkeys(as_list(known)))
     given: dict[str, Any] = {**settings}
     _check(names, seeds, train, test, given)
     folder = _place(out)

@@ -52,6 +52,8 @@ def encode(
         NearfarError: an image cannot be used, the encoder gives NaN or infinite values, or the device is not
             there.
     """
+    if batch_size < 1:
+        raise NearfarError(f"batch_size is {batch_size}; give 1 or more.")
     kind = modality_of(preprocess)
     one = kind.is_one(images)
     source = open_data([images] if one else images, expected=kind.name)

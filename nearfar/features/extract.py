@@ -62,7 +62,10 @@ def finite(vectors: Vectors) -> Vectors:
 
 
 def _encode(encoder: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Run the encoder; where the device lacks the memory, in halves."""
+    """Run the encoder, which may be of half precision; where the device lacks the memory, in halves."""
+    weight = next(encoder.parameters(), x)
+    if x.is_floating_point() and weight.is_floating_point():
+        x = x.to(weight.dtype)
     try:
         h: torch.Tensor = encoder(x)
         return h.float().cpu()

@@ -202,7 +202,7 @@ class Job:
             "mode": self.mode,
             "device": self.device.type,
             "modality": self.started.preprocess.modality,
-            "optimizer": "none",  # as of a head that is solved for; what is trained by steps says more in the end
+            "optimizer": "none",  # what trains by steps names its own in the end
             "lr": self.tuning.lr or 0.0,
             "batch_size": self.tuning.batch_size or 1,
         }

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..core import progress, rng
 from ..core.device import cores, device_named
 from ..core.errors import NearfarError, nearest
-from ..core.text import counted
+from ..core.text import as_list, counted
 from ..data.modalities import IMAGES, modality_of
 from ..data.open import open_data
 from ..data.source import Source
@@ -204,7 +204,7 @@ def explain(
         from . import sheet
 
         sheet.check(target)
-    opened = load(run)
+    pair, opened = as_list(pair), load(run)
     if opened.preprocess.modality != IMAGES:
         raise NearfarError(f"{opened.name} is of {opened.preprocess.modality}; explain needs one of images.")
     source = open_data(data, expected=IMAGES, labels=labels)

@@ -12,7 +12,7 @@ from ..analysis.conformal import least_count
 from ..analysis.few_shot import UNCLASSIFIED, FewShotPrediction, by_words, check_reject, classify
 from ..analysis.label_errors import Rows
 from ..core.errors import NearfarError
-from ..core.text import counted
+from ..core.text import as_list, counted
 from ..data.dataset import class_numbers
 from ..data.modalities import IMAGES
 from ..data.open import open_data
@@ -68,6 +68,7 @@ def classes(
     if names is not None and propagate:
         raise NearfarError("--propagate needs --examples; leave it out with --names.")
     check_reject(reject)
+    templates = as_list(templates)
     check_templates(templates)
     if names is not None and reject != REJECT:
         raise NearfarError("--reject needs --examples; leave it out with --names.")

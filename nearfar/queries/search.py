@@ -12,6 +12,7 @@ import numpy as np
 from ..analysis.bm25 import BM25, together
 from ..analysis.query import query
 from ..core.errors import NearfarError
+from ..core.text import as_list
 from ..data.modalities import IMAGES
 from ..embedding.words import text_run
 from ..features.extract import Vectors
@@ -65,7 +66,7 @@ def search(
     by_example = "--text WORDS" if texts else "--image FILE" if kind == IMAGES else "--like FILE"
     if (image if texts else text if kind != IMAGES else None) is not None:
         raise NearfarError(f"{opened.address} holds {kind}; search it with {by_example}.")
-    given = [] if id is None else [id]
+    like, dislike, given = as_list(like), as_list(dislike), as_list(() if id is None else id)
     if image is None and text is None and not given and not like:
         raise NearfarError(f"a search needs an example; give {by_example}, --id ID or --like ID.")
     there = _known(opened, [*given, *like, *dislike])

@@ -16,7 +16,7 @@ from ..core.atomic import atomic_write, check_place
 from ..core.device import device_named
 from ..core.errors import NearfarError
 from ..core.own_mark import is_own
-from ..core.text import counted
+from ..core.text import as_list, counted
 from ..data.modalities import modality
 from ..evaluation.evaluate import evaluate
 from ..training import checkpoint, run_shapes
@@ -111,7 +111,7 @@ def report(
     if bank is not None and len(runs) > 1:
         raise NearfarError("a bank is of one encoder; name one run with --bank.")
     loaded = [load(run) for run in runs]
-    called = summary.names_of(names, _names(loaded))
+    called = summary.names_of(as_list(names), _names(loaded))
     device = device_named("auto")
     if any(tuned.is_tuned(run) for run in loaded):
         if bank is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import NearfarError
-from ..core.text import counted
+from ..core.text import as_list, counted
 from . import conditions, import_export
 from .columns import read_columns
 from .open import open_store
@@ -87,7 +87,7 @@ def store(
     Raises:
         NearfarError: there is no store, or something asked for cannot be done.
     """
-    done = []
+    done, drop = [], as_list(drop)
     if where is not None and export_file is None:
         raise NearfarError("--where says which rows --export writes; give both, or see nearfar search.")
     if import_file is not None:
