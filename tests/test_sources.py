@@ -20,11 +20,14 @@ from small_sources import add, folder, png, red, refuses  # noqa: F401
 from nearfar.core.errors import NearfarError
 from nearfar.data import hubs
 from nearfar.data import source as kinds
+from nearfar.data.box_labels import open_box_labels
 from nearfar.data.inspection import inspect
 from nearfar.data.names import Names
 from nearfar.data.open import open_data
+from nearfar.data.pixel_labels import open_pixel_labels
 from nearfar.data.source import Source
 from nearfar.data.sources import open_source
+from nearfar.queries.image_folder import image_folder
 
 
 def test_a_folder_with_and_without_labels(folder: Path) -> None:
@@ -82,6 +85,19 @@ def test_wrong_paths_say_what_to_type(folder: Path, tmp_path: Path, monkeypatch:
     assert list(open_data("~no-such-user").ids) == ["kept.png"]
     monkeypatch.setenv("HOME", str(tmp_path))
     assert list(open_data("~/cifar10").ids) == ["mine.png"]
+
+
+def test_an_empty_name_is_not_the_current_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a variable that is not set: what is there was trained on, or made a store of."""
+    (folder / "x.xml").touch()
+    monkeypatch.chdir(folder)
+    for opened in (open_data, open_box_labels, open_pixel_labels, image_folder):
+        with pytest.raises(NearfarError, match="name of a file or folder is empty; give one, such as"):
+            opened("")
+    for opened in (open_box_labels, open_pixel_labels):
+        for given in (None, ["a.png"], (np.zeros((2, 8, 8, 3), np.uint8), [0, 1])):
+            with pytest.raises(NearfarError, match=f"cannot be taken from a {type(given).__name__}"):
+                opened(given)
 
 
 class _Slow(Source):

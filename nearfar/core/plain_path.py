@@ -5,13 +5,20 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from .errors import NearfarError
+
 
 def from_home(path: str | os.PathLike[str]) -> Path:
     """Write the user's own folder for a `~` before a path, as a shell does.
 
     Args:
         path: of a file or folder; one that begins with `~` and no user's name stays as it is.
+
+    Raises:
+        NearfarError: it is empty, which `Path` takes for the current folder.
     """
+    if not os.fspath(path).strip():
+        raise NearfarError("the name of a file or folder is empty; give one, such as photos/")
     return Path(os.path.expanduser(path))
 
 

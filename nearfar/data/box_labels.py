@@ -6,6 +6,7 @@ An image without a label file, or with an empty one, has no objects.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -90,6 +91,10 @@ def open_box_labels(data: str | Path, labels: str | Path | None = None) -> BoxLa
     Raises:
         NearfarError: there are no labels, or a file is damaged.
     """
+    if not isinstance(data, str | os.PathLike):
+        raise NearfarError(
+            f"boxes cannot be taken from a {type(data).__name__}; give a folder with images and their boxes."
+        )
     folder, given = from_home(data), None if labels is None else from_home(labels)
     if folder.suffix.lower() in FILES and given is None:
         folder, given = folder.parent, folder

@@ -7,6 +7,7 @@ They are numbered in ascending order. Where a mask of a folder has colours, grey
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -122,6 +123,10 @@ def open_pixel_labels(
     Raises:
         NearfarError: there are no masks, or one cannot be read.
     """
+    if not isinstance(data, str | os.PathLike):
+        raise NearfarError(
+            f"masks cannot be taken from a {type(data).__name__}; give a folder with images and masks."
+        )
     folder, given = from_home(data), None if labels is None else from_home(labels)
     if folder.suffix.lower() == ".json" and given is None:
         folder, given = folder.parent, folder

@@ -114,8 +114,6 @@ def _has_images(path: Path) -> bool:
 def _open_name(text: str, labels: bool, download: bool) -> Source:
     """Open what is named by a string: if a path and a data set have the same name, the path is used."""
     path = from_home(text)
-    if not text.strip():
-        raise NearfarError("the name of the images is empty; give a folder, such as photos/")
     try:
         if path.is_dir() and path.suffix == ".lance":
             return open_lance(str(path), labels=labels)
