@@ -351,3 +351,8 @@ def test_fine_tuning_may_begin_within_the_head(labelled, tmp_path, monkeypatch) 
     ):
         with pytest.raises(NearfarError, match=says):
             evaluate(run, parts=parts, from_head=layers, **data)
+
+
+def test_a_baseline_that_nothing_has_is_refused() -> None:
+    with pytest.raises(NearfarError, match="baseline 'pixel' .* is not known; did you mean pixels"):
+        evaluate("nowhere", train="a", test="b", baselines=("pixel",))

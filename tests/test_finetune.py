@@ -42,6 +42,14 @@ def test_a_head_on_the_frozen_encoder(linear, start, labelled) -> None:
     assert again == linear  # read, not trained again
 
 
+def test_what_finetune_returns_stands_for_its_run(linear, labelled, tmp_path) -> None:
+    found = nearfar.predict(linear, labelled / "test", out=tmp_path / "p.csv", workers=1)
+    assert found.images == 60 and fingerprint(load(linear).encoder)
+    for run in (linear, load(linear.path)):
+        with pytest.raises(NearfarError, match=f"for example: nearfar predict {linear.path} photos/"):
+            nearfar.predict(run, labelled / "test")
+
+
 def test_few_labels_use_every_image_and_are_cross_validated(start, labelled, tmp_path) -> None:
     found = nearfar.finetune(start, train=labelled / "train", out=tmp_path / "few", mode="few-labels")
     assert found.images == {"train": 160, "cross-validated": 160} and "l2" in found.chosen

@@ -13,11 +13,11 @@ from typing import Any, TypedDict, Unpack, overload
 
 from ..core import progress
 from ..core.device import device_named
-from ..core.errors import NearfarError
+from ..core.errors import NearfarError, nearest
 from ..core.own_mark import mark_of
 from ..core.text import as_list
 from ..data.labels import splits
-from ..data.modalities import modality_of
+from ..data.modalities import MODALITIES, modality, modality_of
 from ..finetuning.neck import with_neck
 from ..training import checkpoint
 from ..training.run import Run, load
@@ -147,7 +147,7 @@ def evaluate(  # type: ignore[misc]
         seed=seed,
         device=device_named(device),
         batch_size=batch_size,
-        baselines=tuple(as_list(baselines)),
+        baselines=_known_baselines(as_list(baselines)),
         parts=chosen(parts),
         groups=groups,
         known=known,
@@ -201,3 +201,14 @@ def _keep(run: Run, kept: dict[str, Any]) -> None:
         checkpoint.write_json(run.path / "evaluation.json", kept)
     except NearfarError:
         progress.say(f"{run.path} cannot be written, so evaluation.json is not written.")
+
+
+def _known_baselines(names: Sequence[str]) -> tuple[str, ...]:
+    """Refuse a baseline that no kind of data has; what only another kind has is passed over later."""
+    known = {"untrained"}.union(*(modality(kind).baselines for kind in MODALITIES))
+    for name in names:
+        if name not in known:
+            raise NearfarError(
+                f"baseline {name!r} of an evaluation is not known; {nearest(name, sorted(known))}"
+            )
+    return tuple(names)

@@ -55,6 +55,10 @@ class Finetuned:
     notes: tuple[str, ...] = ()
     one: str = "image"
 
+    def __fspath__(self) -> str:
+        """Stand for the folder, so that `predict`, `embed` and others take what `finetune` returned."""
+        return str(self.path)
+
     def to_json(self) -> dict[str, Any]:
         """Give all of it in plain values."""
         plain = {**asdict(self), "path": str(self.path), "verdict": self.verdict.to_json()}

@@ -123,7 +123,7 @@ def predict(
     for flag, value in (("--batch-size", batch_size), ("--workers", workers)):
         if value is not None and value < 1:
             raise NearfarError(f"{flag} is {value}; give 1 or more.")
-    name = shlex.quote(str(run))
+    name = shlex.quote(run.name if isinstance(run, Run) else os.fspath(run))
     if out is None and store is None and sheet is None:
         raise NearfarError(
             "nothing is to be written; add --out FILE.csv, --store STORE or --sheet FILE.png, for example: "
