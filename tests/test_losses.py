@@ -84,6 +84,14 @@ def test_memory_grows_with_the_batch_and_not_with_its_square():
     assert max(event.cpu_memory_usage for event in events) <= 2 * 512 * 512 * 4 < (2 * n) ** 2 * 4 / 10
 
 
+@pytest.mark.parametrize("accuracy", [losses.contrastive_accuracy, losses.key_accuracy])
+def test_accuracies_are_of_rows_that_belong_together(accuracy):
+    rows = losses.unit(torch.randn(8, 4))
+    for one, other in ((rows, rows[:5]), (rows, rows[:, :3]), (rows[:0], rows[:0]), (rows[None], rows[None])):
+        with pytest.raises(NearfarError, match=r"give (the same shape|rows \(n, d\))\."):
+            accuracy(one, other)
+
+
 def test_accuracy_counts_views_whose_partner_is_nearest(monkeypatch):
     monkeypatch.setattr(losses.tiled, "side", lambda z: 3)
     z_i, z_j = rows(9, 4)

@@ -40,11 +40,17 @@ def _rows(**given: Tensor) -> list[Tensor]:
 
 def paired(z_i: Tensor, z_j: Tensor, names: tuple[str, str]) -> list[Tensor]:
     """Take two sets of rows that belong together, as `_rows` takes them; `names` is for errors."""
+    _check_alike(z_i, z_j, names)
+    return _rows(**{names[0]: z_i, names[1]: z_j})
+
+
+def _check_alike(z_i: Tensor, z_j: Tensor, names: tuple[str, str]) -> None:
     if z_i.shape != z_j.shape:
         raise NearfarError(
             f"{names[0]} is {tuple(z_i.shape)} and {names[1]} {tuple(z_j.shape)}; give the same shape."
         )
-    return _rows(**{names[0]: z_i, names[1]: z_j})
+    if z_i.dim() != 2 or not len(z_i):
+        raise NearfarError(f"{names[0]} and {names[1]} are {tuple(z_i.shape)}; give rows (n, d).")
 
 
 def scale_of(scale: float | Tensor, z: Tensor, inverse: bool) -> tuple[Tensor, bool]:
@@ -277,6 +283,7 @@ def contrastive_accuracy(z_i: Tensor, z_j: Tensor) -> Tensor:
     Returns:
         A scalar float32 in [0, 1].
     """
+    _check_alike(z_i, z_j, ("z_i", "z_j"))
     with torch.autocast(z_i.device.type, enabled=False):
         z = torch.cat([z_i, z_j]).float()
         everyone = collectives.gather(z, grad=False)
@@ -311,6 +318,7 @@ def key_accuracy(q: Tensor, k: Tensor, names: Tensor | None = None) -> Tensor:
     Returns:
         A scalar float32 in [0, 1].
     """
+    _check_alike(q, k, ("q", "k"))
     with torch.autocast(q.device.type, enabled=False):
         everyone = collectives.gather(k.float(), grad=False)
         own = torch.arange(len(q), device=q.device) + distributed.rank() * len(q)
