@@ -153,6 +153,12 @@ def test_the_sentence_reads_the_labels_saved_off_the_other_curve() -> None:
     assert "? The seeds do not decide: " in said and "would need more than all 200" in said
 
 
+def test_brackets_are_explained_where_there_are_such() -> None:
+    alone, several = str(curve([point(20, 0.1, 0.4)])), str(curve([point(20, 0.1, 0.4, 0.5)]))
+    assert "tested on 72 images" in alone.splitlines() and "45.0 % (40.0 to 50.0)" in several
+    assert "tested on 72 images; in brackets behind a figure the least and the greatest seed" in several
+
+
 def test_all_labels_are_spoken_of_only_where_all_were_tried() -> None:
     rows = {"runs/a": [point(20, 0.1, 0.6)], "from scratch": [point(20, 0.1, 0.4)]}
     (said,) = LearningCurve(Path("x"), "detect", "ap50", rows, {"runs/a": "from scratch"}, 72).sentences()

@@ -189,7 +189,9 @@ class LearningCurve:
         for name, found in self.rows.items():
             own = {point.share: point for point in found}
             cells.append([name, *(_cell(own.get(at)) for at in shares)])
-        tested = f"tested on {counted(self.test, self.one)}; in brackets the least and the greatest seed"
+        tested = f"tested on {counted(self.test, self.one)}"
+        if any(len(point.values) > 1 for found in self.rows.values() for point in found):
+            tested += "; in brackets behind a figure the least and the greatest seed"
         return "\n".join([*self.sentences(), *columns(heads, cells), tested, *self.notes])
 
 
