@@ -67,7 +67,7 @@ def test_a_layout_is_measured_kind_by_kind(method: str, run: Run, data: Path) ->
     assert rows["difference", "all kinds"]["pixel"]["auroc"]["value"] > 0.5
     assert len(found) == 12 and found.facts["normal"] == 15 and found.facts["held_out"] == 9
     text = str(found)
-    assert "AUPRO" in text and "Above " in text and "at most 10 % of new normal images" in text
+    assert "AUPRO" in text and "Images above " in text and "at most 10 % of new normal images" in text
     worst = found.columns["kind"][0]
     assert worst in ("hole", "scratch")
 

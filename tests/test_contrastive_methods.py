@@ -290,7 +290,7 @@ def test_labels_are_read_only_where_they_make_the_pairs(labelled, photos, tmp_pa
     assert same[0] == same[1]
     run = pretrain(photos, out=tmp_path / "c", method="triplet", **tiny)
     assert "contrastive_accuracy" in run.log()[-1]
-    with pytest.raises(NearfarError, match="96 images outside any class folder"):
+    with pytest.raises(NearfarError, match="96 files outside any class folder"):
         pretrain(photos, out=tmp_path / "d", method="triplet", pairs="labels", **tiny)
 
 

@@ -131,7 +131,7 @@ def test_nested_labels_are_refused_and_bytes_are_words(place: Path) -> None:
         pa.parquet.write_table(pa.table({"path": ["a.png", "b.png"], "label": labels}), place / "l.parquet")
         return place / "l.parquet"
 
-    refuses(parquet([[1, 2], [1]]), "[1, 2] for the label of image 1", "--multi-label", labels=True)
-    refuses(parquet([{"k": 1}, {"k": 2}]), "for the label of image 1", labels=True)
+    refuses(parquet([[1, 2], [1]]), "[1, 2] for the label of image a.png", "--multi-label", labels=True)
+    refuses(parquet([{"k": 1}, {"k": 2}]), "for the label of image a.png", labels=True)
     assert open_source(parquet([b"cat", "dög".encode()]), labels=True).labels == ("cat", "dög")
     assert open_source((np.zeros((1, 4, 4, 3), np.uint8), np.array([b"cat"])), labels=True).labels == ("cat",)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -247,7 +248,8 @@ def test_the_command_line_has_the_flags_of_the_kind(file: Path, tmp_path: Path, 
 
 
 def test_a_report_says_what_it_cannot_show(file: Path, run: Path, tmp_path: Path) -> None:
-    made = nearfar.report(run, out=tmp_path / "report.html", data=file)
+    unmeasured = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation.json"))
+    made = nearfar.report(unmeasured, out=tmp_path / "report.html", data=file)
     text = made.path.read_text(encoding="utf-8")
     assert "Of sequences, no pictures can be shown." in text
     assert "Labelled examples would tell." in text and "See the least similar" not in text

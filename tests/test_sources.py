@@ -39,7 +39,7 @@ def test_a_folder_with_and_without_labels(folder: Path) -> None:
     assert open_source(str(folder), labels=True).labels == ("cat", "cat", "dog")
     (folder / "loose.png").write_bytes(png(9))
     assert len(open_source(folder)) == 4
-    refuses(folder, "1 image outside", "'loose.png'", labels=True)
+    refuses(folder, "1 file outside", "'loose.png'", labels=True)
 
 
 def test_ids_are_valid_utf8_and_stamps_follow_the_file(tmp_path: Path) -> None:

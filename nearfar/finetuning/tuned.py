@@ -85,8 +85,7 @@ def _read(folder: Path) -> dict[str, Any]:
         place = shlex.quote(str(folder))
         start, out = (place, "runs/tuned") if (folder / "encoder.json").exists() else ("RUN", place)
         raise NearfarError(
-            f"{folder} holds no fine-tuned run; make one: nearfar finetune {shlex.quote(str(start))} "
-            f"--train DATA --out {shlex.quote(str(out))}"
+            f"{folder} holds no fine-tuned run; make one: nearfar finetune {start} --train DATA --out {out}"
         )
     card = checkpoint.read_json(folder / CARD)
     if card.get("format") != FORMAT:
