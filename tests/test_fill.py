@@ -371,7 +371,7 @@ def test_the_command_line(run, photos, tmp_path, capsys):
 
 def test_a_path_through_a_link_and_back_opens_the_file(tmp_path):
     from nearfar.data.source import FileSource
-    from nearfar.embedding.fill import paths_of
+    from nearfar.embedding.reader import paths_of
 
     (tmp_path / "real" / "deep" / "sub").mkdir(parents=True)
     (tmp_path / "real" / "deep" / "a.png").write_bytes(b"a")

@@ -23,7 +23,7 @@ from ..data.crops import CLASS, Crops
 from ..data.modalities import modality_of
 from ..data.open import open_data
 from ..data.reading import Rejected, none_usable
-from ..data.source import FileSource, Source, clean, file_of, real_places
+from ..data.source import FileSource, file_of
 from ..features.chunked import ragged_chunk
 from ..features.extract import features, fingerprint, finite
 from ..stores import arrow_rows, schema
@@ -33,7 +33,7 @@ from ..stores.open import open_store
 from ..training.run import Run, load
 from . import engines
 from .part import CollectionPart
-from .reader import ImageReader, ReadImage
+from .reader import ImageReader, ReadImage, paths_of
 
 Encode = Callable[[Sequence[ReadImage]], Vectors]
 BEFORE = "data_"  # begins the name of the column with the label that the collection gave last
@@ -390,14 +390,3 @@ def _both_there(path: str, old: str) -> bool:
         return not os.path.samefile(file_of(path), file_of(old))
     except OSError:
         return False
-
-
-def paths_of(source: Source) -> list[str | None]:
-    """Say where each image's file is, if it has one."""
-    if isinstance(source, Crops):
-        places = paths_of(source.photos)
-        return [places[row] for row in source.photo.tolist()]
-    if not isinstance(source, FileSource):
-        return [None] * len(source)
-    root = os.path.join(os.getcwd(), source.root)
-    return list(clean(real_places(os.path.join(root, path) for path in source.paths)))

@@ -34,9 +34,8 @@ from ..stores import arrow_rows, schema
 from ..stores.base import THUMBNAIL
 from ..training.run import Run
 from . import engines
-from .fill import paths_of
 from .part import CollectionPart, Rows
-from .reader import ImageReader, ReadImage
+from .reader import ImageReader, ReadImage, paths_of
 
 JOB, DONE = "job.json", "part.json"
 

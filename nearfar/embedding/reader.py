@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Container, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,10 +14,10 @@ import numpy as np
 
 from ..core.errors import BadImage
 from ..core.threads import map_in_order
-from ..data.crops import Cut
+from ..data.crops import Crops, Cut
 from ..data.modalities import modality_of
 from ..data.modality import Example
-from ..data.source import Source
+from ..data.source import FileSource, Source, clean, real_places
 from ..features.chunked import CHUNK_IMAGES
 from ..training.settings import Training
 
@@ -93,3 +94,14 @@ class ImageReader:
             while part := list(islice(found, size)):
                 yield part
                 size = min(2 * size, CHUNK_IMAGES)
+
+
+def paths_of(source: Source) -> list[str | None]:
+    """Say where each image's file is, if it has one."""
+    if isinstance(source, Crops):
+        places = paths_of(source.photos)
+        return [places[row] for row in source.photo.tolist()]
+    if not isinstance(source, FileSource):
+        return [None] * len(source)
+    root = os.path.join(os.getcwd(), source.root)
+    return list(clean(real_places(os.path.join(root, path) for path in source.paths)))
